@@ -1,0 +1,205 @@
+"""The configuration of the connector and of one device, validated and frozen.
+
+`config.loader` merges templates and defaults and turns what is wrong into errors with JSON paths.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+from typing_extensions import Self
+
+from dlms_connector.config.client import ClientSettings
+from dlms_connector.config.reading import (
+    AttributeUpdate,
+    NamedRpc,
+    ProfileSettings,
+    RegisterSettings,
+    ReportStrategy,
+)
+from dlms_connector.config.transport import Transport
+from dlms_connector.config.types import DAY_MS, DurationMs, ObisCode, Section
+
+HealthKey = Literal[
+    "dlms_state",
+    "dlms_lastError",
+    "dlms_successRate",
+    "dlms_latencyMs",
+    "dlms_requests",
+    "dlms_responses",
+    "dlms_bytesSent",
+    "dlms_bytesReceived",
+    "dlms_reconnects",
+    "dlms_breaker",
+    "dlms_skippedCycles",
+    "dlms_clockOffset",
+    "lastReadTs",
+]
+
+
+class BackoffSettings(Section):
+    """Pauses between attempts to reach a meter; each is drawn between half and the whole of its step."""
+
+    initial_ms: DurationMs = Field(1_000, alias="initial", ge=10, le=DAY_MS)
+    maximum_ms: DurationMs = Field(60_000, alias="maximum", ge=10, le=DAY_MS)
+
+
+class BreakerSettings(Section):
+    """After `reconnects` within `window` the meter is left alone for `pause`, then probed once."""
+
+    reconnects: int = Field(10, ge=1, le=10_000)
+    window_ms: DurationMs = Field(3_600_000, alias="window", ge=1_000, le=DAY_MS)
+    pause_ms: DurationMs = Field(300_000, alias="pause", ge=100, le=DAY_MS)
+
+
+class WatchdogSettings(Section):
+    """What makes the connector distrust a link that still looks open."""
+
+    max_silence_ms: DurationMs = Field(600_000, alias="maxSilence", ge=1_000, le=7 * DAY_MS)
+    failed_cycles: int = Field(10, ge=1, le=10_000)
+    link_errors: int = Field(15, ge=1, le=10_000)
+
+
+class HealthSettings(Section):
+    """Health of each meter as telemetry and attributes of its device."""
+
+    enabled: bool = True
+    period_ms: DurationMs = Field(60_000, alias="period", ge=1_000, le=DAY_MS)
+    telemetry: tuple[HealthKey, ...] = (
+        "dlms_successRate",
+        "dlms_latencyMs",
+        "dlms_requests",
+        "dlms_responses",
+        "dlms_bytesSent",
+        "dlms_bytesReceived",
+        "dlms_reconnects",
+        "dlms_skippedCycles",
+    )
+    attributes: tuple[HealthKey, ...] = ("dlms_state", "dlms_lastError", "dlms_breaker", "lastReadTs")
+
+
+class ClockSettings(Section):
+    """How the meter's clock is understood and how far it may be set."""
+
+    time_zone: str | None = Field(
+        None,
+        description="IANA name, for meters whose clock tells no deviation; by default the gateway's zone",
+    )
+    deviation_sign: Literal["standard", "reversed"] = Field(
+        "standard", description='"reversed" for meters that count the deviation east of Greenwich as positive'
+    )
+    max_shift_ms: DurationMs = Field(
+        60_000, alias="maxShift", ge=0, le=DAY_MS, description="largest correction that setClock makes"
+    )
+
+
+class AllowWrite(Section):
+    """What may change a meter; everything else is refused."""
+
+    set: tuple[ObisCode, ...] = ()
+    action: tuple[ObisCode, ...] = ()
+
+
+class DeviceSettings(Section):
+    """One meter, as the operator thinks of it."""
+
+    device_name: str = Field(min_length=1, max_length=255)
+    device_type: str = Field("DLMS Meter", min_length=1, max_length=255)
+    enabled: bool = True
+    template: str | None = None
+    transport: Transport
+    client: ClientSettings = ClientSettings()
+    timeout_ms: DurationMs = Field(7_000, alias="timeout", ge=100, le=600_000)
+    poll_period_ms: DurationMs = Field(60_000, alias="pollPeriod", ge=100, le=31 * DAY_MS)
+    timeseries: tuple[RegisterSettings, ...] = ()
+    attributes: tuple[RegisterSettings, ...] = ()
+    attribute_period_ms: DurationMs = Field(
+        3_600_000, alias="attributePeriod", ge=1_000, le=31 * DAY_MS, description="attributes are read again"
+    )
+    profiles: tuple[ProfileSettings, ...] = ()
+    attribute_updates: tuple[AttributeUpdate, ...] = ()
+    server_side_rpc: tuple[NamedRpc, ...] = ()
+    allow_write: AllowWrite = AllowWrite()
+    report_strategy: ReportStrategy | None = None
+    backoff: BackoffSettings = BackoffSettings()
+    breaker: BreakerSettings = BreakerSettings()
+    watchdog: WatchdogSettings = WatchdogSettings()
+    health: HealthSettings = HealthSettings()
+    clock: ClockSettings = ClockSettings()
+    refused_register_period_ms: DurationMs = Field(
+        3_600_000,
+        alias="refusedRegisterPeriod",
+        ge=1_000,
+        le=31 * DAY_MS,
+        description="ask again what was refused",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_allow_write(cls, value: Any) -> Any:
+        if isinstance(value, dict) and isinstance(value.get("allowWrite"), (list, tuple)):
+            codes = value["allowWrite"]
+            return {**value, "allowWrite": {"set": codes, "action": codes}}
+        return value
+
+    @model_validator(mode="after")
+    def _unique_keys(self) -> Self:
+        for section, entries in (("timeseries", self.timeseries), ("attributes", self.attributes)):
+            seen: set[str] = set()
+            for entry in entries:
+                if entry.key in seen:
+                    raise ValueError(f'{section} has the key "{entry.key}" twice')
+                seen.add(entry.key)
+        return self
+
+
+class ShardSettings(Section):
+    """Which share of the devices this gateway takes (rendezvous hashing over the lines)."""
+
+    index: int = Field(ge=0)
+    count: int = Field(ge=1, le=10_000)
+
+    @model_validator(mode="after")
+    def _within(self) -> Self:
+        if self.index >= self.count:
+            raise ValueError(f"shard.index {self.index} must be below shard.count {self.count}")
+        return self
+
+
+class PrometheusSettings(Section):
+    """An HTTP endpoint with metrics; off by default, on the loopback address by default."""
+
+    enabled: bool = False
+    host: str = "127.0.0.1"
+    port: int = Field(9187, ge=0, le=65535)
+
+
+class DeliverySettings(Section):
+    """Mending the gateway's QoS 1 so that stored data is deleted only after the server's PUBACK."""
+
+    await_puback: bool = True
+    puback_timeout_ms: DurationMs = Field(30_000, alias="pubackTimeout", ge=1_000, le=600_000)
+
+
+class BackpressureSettings(Section):
+    """Backfill waits while the gateway has this many entries queued."""
+
+    queue_limit: int = Field(2_000, ge=1, le=10_000_000)
+
+
+class ConnectorSettings(Section):
+    """The whole connector without its devices, which are validated one by one."""
+
+    name: str = Field("DLMS", min_length=1)
+    state_directory: str | None = Field(
+        None, description="where counters, cursors and status live; by default beside the gateway's data"
+    )
+    max_concurrent_connects: int = Field(
+        50, ge=1, le=10_000, description="meters that may be opening a link at the same time"
+    )
+    shard: ShardSettings | None = None
+    delivery: DeliverySettings = DeliverySettings()
+    backpressure: BackpressureSettings = BackpressureSettings()
+    prometheus: PrometheusSettings = PrometheusSettings()
+    report_strategy: ReportStrategy | None = None
