@@ -193,7 +193,7 @@ def _decode(data: bytes, offset: int, depth: int) -> tuple[Value, int]:
         end = offset + 1 + number[0]
         if end <= len(data):
             return number[1](data, offset + 1)[0], end
-    if tag == _STRUCTURE or tag == _ARRAY:
+    if tag in (_STRUCTURE, _ARRAY):
         if depth >= MAX_DEPTH:
             raise DecodeError(f"nested deeper than {MAX_DEPTH}", offset=offset)
         count, position = read_length(data, offset + 1)
