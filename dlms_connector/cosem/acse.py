@@ -250,7 +250,7 @@ def decode_initiate_response(apdu: bytes) -> InitiateAnswer:
         raise DecodeError("the meter speaks another DLMS version than 6", offset=offset)
     conformance_at = offset + 1
     block = apdu[conformance_at : conformance_at + 9]
-    if len(block) < 9 or block[:4] not in (b"\x5f\x1f\x04\x00", b"\x5f\x04\x00" + block[3:4]):
+    if len(block) < 9 or block[:3] != b"\x5f\x1f\x04":
         raise DecodeError("conformance block is missing", offset=conformance_at)
     return InitiateAnswer(
         conformance=Conformance.from_bytes(block[3:7]),

@@ -80,13 +80,16 @@ class Ciphering(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class SecurityParameters:
-    """Keys and policy of one association; the keys never show in a repr."""
+    """Keys and policy of one association; the keys never show in a repr.
+
+    HLS 6 without ciphering needs the titles alone: policy 0 and no keys.
+    """
 
     suite: int
     policy: int  # AUTHENTICATED | ENCRYPTED bits, 0 for plain APDUs
     ciphering: Ciphering
     client_title: bytes
-    encryption_key: bytes = field(repr=False)
+    encryption_key: bytes = field(repr=False, default=b"")
     authentication_key: bytes = field(repr=False, default=b"")
     server_title: bytes | None = None
 
@@ -183,13 +186,23 @@ class CipherContext:
         self.dedicated_key = dedicated_key
         self.server_title = parameters.server_title
         self._next_counter = next_counter
-        self._global = Protector(parameters.encryption_key, parameters.authentication_key)
+        self._keyed = (
+            Protector(parameters.encryption_key, parameters.authentication_key)
+            if parameters.encryption_key
+            else None
+        )
         self._dedicated = (
             Protector(dedicated_key, parameters.authentication_key) if dedicated_key is not None else None
         )
         self._dedicated_counter = 0
         self._seen = {False: -1, True: -1}  # highest counter of the meter per key, True for the dedicated one
         self._control = parameters.policy | parameters.suite
+
+    @property
+    def _global(self) -> Protector:
+        if self._keyed is None:
+            raise SecurityError("no encryption key is configured", hint="set security.encryptionKey")
+        return self._keyed
 
     def protect(self, apdu: bytes) -> bytes:
         """Wrap a request as the association's ciphering asks; plain where the policy is none."""
