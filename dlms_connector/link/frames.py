@@ -1,0 +1,209 @@
+"""HDLC frames, format type 3: bytes to frames and back, for clients and servers alike.
+
+Source: IEC 62056-46 (Green Book, clause 8); ISO/IEC 13239 for the check sequence and the frame format.
+Frames are delimited by their length field: the content is transparent, 0x7E may stand anywhere in it.
+Addresses are in `addresses`, control bytes in `control`, the fields of SNRM and UA in `parameters`.
+"""
+
+from __future__ import annotations
+
+from binascii import crc_hqx
+from dataclasses import dataclass
+
+FLAG = 0x7E
+FRAME_LENGTH_MAX_BYTES = 0x7FF
+"""The length field has 11 bits and counts everything between the two flags."""
+INFORMATION_MAX_BYTES = FRAME_LENGTH_MAX_BYTES - 2 - 4 - 4 - 1 - 2 - 2
+"""What fits beside format, the longest two addresses, control, HCS and FCS."""
+
+_FORMAT_TYPE = 0xA000
+_SEGMENTED = 0x0800
+_CHECK_BYTES = 2
+_ADDRESS_MAX_BYTES = 4
+_HEADER_MAX_BYTES = 1 + 2 + 2 * _ADDRESS_MAX_BYTES + 1 + _CHECK_BYTES
+_CRC_SEED = 0xFFFF
+_CRC_INTACT = 0x1D0F
+"""What `crc_hqx` leaves behind over content and its own check sequence (0xF0B8, reflected)."""
+_READER_LIMIT_BYTES = 64 * 1024
+_HEADERS_CACHED = 512
+
+# The check sequence of X.25 is bit-reflected CCITT: `crc_hqx` computes it in C over reflected bytes.
+_REFLECT = bytes(int(f"{value:08b}"[::-1], 2) for value in range(256))
+_REFLECT_INVERTED = bytes(value ^ 0xFF for value in _REFLECT)
+
+
+def _check_sequence(crc: int) -> bytes:
+    """The running `crc_hqx` as it goes over the wire: low byte first, bits reflected and inverted."""
+    return crc.to_bytes(_CHECK_BYTES, "big").translate(_REFLECT_INVERTED)
+
+
+def _is_intact(checked: bytes | bytearray) -> bool:
+    return crc_hqx(checked.translate(_REFLECT), _CRC_SEED) == _CRC_INTACT
+
+
+def fcs16(data: bytes) -> int:
+    """The 16-bit frame check sequence of ISO/IEC 13239; sent low byte first."""
+    return int.from_bytes(_check_sequence(crc_hqx(data.translate(_REFLECT), _CRC_SEED)), "little")
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One intact frame; the addresses are raw bytes as on the wire, so comparing them is cheap and exact."""
+
+    destination: bytes
+    source: bytes
+    control: int
+    information: bytes = b""
+    segmented: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class BadFrame:
+    """Something that began like a frame and failed its header or frame check."""
+
+    reason: str
+
+
+_BAD_HEADER = BadFrame("header check sequence")
+
+
+class FrameEncoder:
+    """Encodes the frames of one direction between two stations.
+
+    The header and its check sequence repeat from frame to frame and are kept by (control, length, segmented).
+    """
+
+    def __init__(self, destination: bytes, source: bytes) -> None:
+        self._addresses = destination + source
+        self._headers: dict[tuple[int, int, bool], tuple[bytes, int]] = {}
+
+    def encode(self, control: int, information: bytes = b"", *, segmented: bool = False) -> bytes:
+        """The frame with both flags.
+
+        Raises:
+            ValueError: the information does not fit the 11-bit length field.
+        """
+        key = (control, len(information), segmented)
+        header, crc = self._headers.get(key) or self._prepare(*key)
+        if information:
+            crc = crc_hqx(information.translate(_REFLECT), crc)
+        return header + information + _check_sequence(crc) + b"\x7e"
+
+    def _prepare(self, control: int, information_bytes: int, segmented: bool) -> tuple[bytes, int]:
+        """The frame up to the information field, and the running check behind it."""
+        length = 2 + len(self._addresses) + 1 + _CHECK_BYTES
+        if information_bytes:
+            length += information_bytes + _CHECK_BYTES
+        if length > FRAME_LENGTH_MAX_BYTES:
+            raise ValueError(f"information of {information_bytes} bytes does not fit an HDLC frame")
+        frame_format = _FORMAT_TYPE | length | (_SEGMENTED if segmented else 0)
+        header = frame_format.to_bytes(2, "big") + self._addresses + bytes((control,))
+        crc = crc_hqx(header.translate(_REFLECT), _CRC_SEED)
+        if information_bytes:
+            # Without information there is no header check: the frame check takes its place.
+            check = _check_sequence(crc)
+            header += check
+            crc = crc_hqx(check.translate(_REFLECT), crc)
+        if len(self._headers) >= _HEADERS_CACHED:
+            self._headers.clear()
+        prepared = (b"\x7e" + header, crc)
+        self._headers[control, information_bytes, segmented] = prepared
+        return prepared
+
+
+def encode_frame(
+    destination: bytes, source: bytes, control: int, information: bytes = b"", *, segmented: bool = False
+) -> bytes:
+    """One frame with both flags; for many frames between the same stations use `FrameEncoder`.
+
+    Raises:
+        ValueError: the information does not fit the 11-bit length field.
+    """
+    return FrameEncoder(destination, source).encode(control, information, segmented=segmented)
+
+
+class FrameReader:
+    """Finds frames in a stream of bytes, however it was cut; keeps at most one chunk and one frame.
+
+    Rubbish before, between and inside frames is skipped. The closing flag of one frame may open the next.
+    Call `next()` until it returns None after each `feed()`.
+    """
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._hunting = False
+
+    def feed(self, data: bytes) -> None:
+        """Adds received bytes; what exceeds 64 KiB unread is dropped, oldest first."""
+        self._buffer += data
+        excess = len(self._buffer) - _READER_LIMIT_BYTES
+        if excess > 0:
+            del self._buffer[:excess]
+
+    def clear(self) -> None:
+        """Forgets what was received, such as the first half of a frame that will not be completed."""
+        self._buffer.clear()
+        self._hunting = False
+
+    def next(self) -> Frame | BadFrame | None:
+        """The next frame, a report of a damaged one, or None when more bytes are needed."""
+        buffer = self._buffer
+        while (start := buffer.find(FLAG)) >= 0:
+            if start:
+                del buffer[:start]
+            if len(buffer) < 3:
+                return None
+            if buffer[1] & 0xF0 != 0xA0:
+                del buffer[0]
+                continue
+            outcome = self._take_frame()
+            if outcome is _BAD_HEADER:
+                # Its length cannot be trusted: search on inside, but report a damaged stretch only once.
+                del buffer[0]
+                if self._hunting:
+                    continue
+                self._hunting = True
+            return outcome
+        buffer.clear()
+        return None
+
+    def _take_frame(self) -> Frame | BadFrame | None:
+        """Reads the frame whose opening flag is the first byte; leaves its closing flag for the next."""
+        buffer = self._buffer
+        frame_format = buffer[1] << 8 | buffer[2]
+        end = (frame_format & FRAME_LENGTH_MAX_BYTES) + 1
+        if len(buffer) < min(end, _HEADER_MAX_BYTES):
+            return None
+        destination_end = _address_end(buffer, 3)
+        source_end = _address_end(buffer, destination_end)
+        checked_end = source_end + 1 + _CHECK_BYTES
+        if not source_end or checked_end > end or not _is_intact(buffer[1:checked_end]):
+            return _BAD_HEADER
+        if len(buffer) <= end:
+            return None
+        content = bytes(buffer[1:end])
+        closed = buffer[end] == FLAG
+        if not closed or (checked_end != end and not _is_intact(content)):
+            # Without a closing flag bytes were lost, and the next frame began inside this one's length.
+            del buffer[: end if closed else 1]
+            self._hunting = not closed
+            return BadFrame("frame check sequence" if closed else "no closing flag")
+        del buffer[:end]
+        self._hunting = False
+        return Frame(
+            destination=content[2 : destination_end - 1],
+            source=content[destination_end - 1 : source_end - 1],
+            control=content[source_end - 1],
+            information=content[checked_end - 1 : -_CHECK_BYTES],
+            segmented=bool(frame_format & _SEGMENTED),
+        )
+
+
+def _address_end(buffer: bytearray, start: int) -> int:
+    """Index behind the address at `start`: its last byte has bit 0 set. 0 if there is none (or no start)."""
+    if not start:
+        return 0
+    for index, value in enumerate(buffer[start : start + _ADDRESS_MAX_BYTES], start + 1):
+        if value & 1:
+            return index
+    return 0
