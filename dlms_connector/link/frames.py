@@ -20,6 +20,7 @@ _FORMAT_TYPE = 0xA000
 _SEGMENTED = 0x0800
 _CHECK_BYTES = 2
 _ADDRESS_MAX_BYTES = 4
+_HEADER_MIN_BYTES = 1 + 2 + 1 + 1 + 1 + _CHECK_BYTES
 _HEADER_MAX_BYTES = 1 + 2 + 2 * _ADDRESS_MAX_BYTES + 1 + _CHECK_BYTES
 _CRC_SEED = 0xFFFF
 _CRC_INTACT = 0x1D0F
@@ -37,16 +38,12 @@ def _check_sequence(crc: int) -> bytes:
     return crc.to_bytes(_CHECK_BYTES, "big").translate(_REFLECT_INVERTED)
 
 
-def _is_intact(checked: bytes | bytearray) -> bool:
-    return crc_hqx(checked.translate(_REFLECT), _CRC_SEED) == _CRC_INTACT
-
-
 def fcs16(data: bytes) -> int:
     """The 16-bit frame check sequence of ISO/IEC 13239; sent low byte first."""
     return int.from_bytes(_check_sequence(crc_hqx(data.translate(_REFLECT), _CRC_SEED)), "little")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Frame:
     """One intact frame; the addresses are raw bytes as on the wire, so comparing them is cheap and exact."""
 
@@ -172,18 +169,23 @@ class FrameReader:
         buffer = self._buffer
         frame_format = buffer[1] << 8 | buffer[2]
         end = (frame_format & FRAME_LENGTH_MAX_BYTES) + 1
+        if end < _HEADER_MIN_BYTES:
+            return _BAD_HEADER
         if len(buffer) < min(end, _HEADER_MAX_BYTES):
             return None
         destination_end = _address_end(buffer, 3)
-        source_end = _address_end(buffer, destination_end)
+        source_end = _address_end(buffer, destination_end) if destination_end else 0
         checked_end = source_end + 1 + _CHECK_BYTES
-        if not source_end or checked_end > end or not _is_intact(buffer[1:checked_end]):
+        if not source_end or checked_end > end:
+            return _BAD_HEADER
+        header = buffer[1:checked_end]
+        if crc_hqx(header.translate(_REFLECT), _CRC_SEED) != _CRC_INTACT:
             return _BAD_HEADER
         if len(buffer) <= end:
             return None
-        content = bytes(buffer[1:end])
+        rest = bytes(buffer[checked_end:end])
         closed = buffer[end] == FLAG
-        if not closed or (checked_end != end and not _is_intact(content)):
+        if not closed or crc_hqx(rest.translate(_REFLECT), _CRC_INTACT) != _CRC_INTACT:
             # Without a closing flag bytes were lost, and the next frame began inside this one's length.
             del buffer[: end if closed else 1]
             self._hunting = not closed
@@ -191,18 +193,18 @@ class FrameReader:
         del buffer[:end]
         self._hunting = False
         return Frame(
-            destination=content[2 : destination_end - 1],
-            source=content[destination_end - 1 : source_end - 1],
-            control=content[source_end - 1],
-            information=content[checked_end - 1 : -_CHECK_BYTES],
-            segmented=bool(frame_format & _SEGMENTED),
+            bytes(header[2 : destination_end - 1]),
+            bytes(header[destination_end - 1 : source_end - 1]),
+            header[source_end - 1],
+            rest[:-_CHECK_BYTES],
+            bool(frame_format & _SEGMENTED),
         )
 
 
 def _address_end(buffer: bytearray, start: int) -> int:
-    """Index behind the address at `start`: its last byte has bit 0 set. 0 if there is none (or no start)."""
-    if not start:
-        return 0
+    """Index behind the address at `start`, whose last byte alone has bit 0 set; 0 if it does not end."""
+    if buffer[start] & 1:
+        return start + 1
     for index, value in enumerate(buffer[start : start + _ADDRESS_MAX_BYTES], start + 1):
         if value & 1:
             return index
