@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
+from dlms_connector.config.catalogue import default_class
 from dlms_connector.config.client import ClientSettings
 from dlms_connector.config.reading import (
     AttributeUpdate,
@@ -20,6 +21,7 @@ from dlms_connector.config.reading import (
 )
 from dlms_connector.config.transport import Transport
 from dlms_connector.config.types import DAY_MS, DurationMs, ObisCode, Section
+from dlms_connector.obis import Obis
 
 HealthKey = Literal[
     "dlms_state",
@@ -108,6 +110,9 @@ class DeviceSettings(Section):
     device_type: str = Field("DLMS Meter", min_length=1, max_length=255)
     enabled: bool = True
     template: str | None = None
+    default_class: int | None = Field(
+        None, ge=0, le=65535, description="COSEM class where an entry names none; by default by the OBIS code"
+    )
     transport: Transport
     client: ClientSettings = ClientSettings()
     timeout_ms: DurationMs = Field(7_000, alias="timeout", ge=100, le=600_000)
@@ -134,6 +139,13 @@ class DeviceSettings(Section):
         le=31 * DAY_MS,
         description="ask again what was refused",
     )
+
+    def class_of(self, obis: Obis) -> int:
+        """The class of an object that is asked for by its code alone (RPC, command line)."""
+        for entry in (*self.timeseries, *self.attributes):
+            if entry.obis == obis and entry.class_id is not None:
+                return entry.class_id
+        return default_class(obis) if self.default_class is None else self.default_class
 
     @model_validator(mode="before")
     @classmethod
@@ -194,6 +206,9 @@ class ConnectorSettings(Section):
     name: str = Field("DLMS", min_length=1)
     state_directory: str | None = Field(
         None, description="where counters, cursors and status live; by default beside the gateway's data"
+    )
+    template_directory: str | None = Field(
+        None, description="own device templates; by default templates/ beside the configuration"
     )
     max_concurrent_connects: int = Field(
         50, ge=1, le=10_000, description="meters that may be opening a link at the same time"

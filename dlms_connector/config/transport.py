@@ -126,3 +126,4 @@ class SerialTransport(TransportBase):
 
 
 Transport = Annotated[TcpTransport | SerialTransport, Field(discriminator="type")]
+"""The loader fills in a `type` that is not written: tcp with a host, serial with a port's name."""

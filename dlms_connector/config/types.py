@@ -42,6 +42,8 @@ def _duration_ms(value: Any) -> Any:
     if isinstance(value, int):
         return value
     text = value.strip().lower()
+    if text.isdigit():
+        return int(text)
     parts = _DURATION_PART.findall(text)
     if not parts or _DURATION_PART.sub("", text):
         raise ValueError(
