@@ -14,7 +14,7 @@ from dlms_connector.obis import Obis
 
 @dataclass(frozen=True)
 class NamedObject:
-    """One name of the catalogue. `unit` is what the meter is expected to tell; the meter's own word counts."""
+    """One name of the catalogue. `unit` is what is expected; what the meter tells counts."""
 
     obis: Obis
     unit: str

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, model_validator
 from typing_extensions import Self
 
 from dlms_connector.config.secrets import Secret
-from dlms_connector.config.types import ObisCode, Section
+from dlms_connector.config.types import ObisCode, Section, Whole
 from dlms_connector.obis import Obis
 
 AuthenticationName = Literal["none", "low", "high", "md5", "sha1", "gmac", "sha256"]
@@ -29,7 +29,7 @@ class InvocationCounterSettings(Section):
     """Where the meter's view of our invocation counter is read before a ciphered association."""
 
     obis: ObisCode = Obis(0, 0, 43, 1, 0)
-    client_address: int = Field(16, ge=1, le=127, description="public client that may read it")
+    client_address: Whole = Field(16, ge=1, le=127, description="public client that may read it")
     read: bool = Field(True, description="read it from the meter when the stored one is unknown or refused")
 
 
@@ -53,12 +53,12 @@ class SecuritySettings(Section):
 class ClientSettings(Section):
     """The client side of the application association."""
 
-    address: int = Field(16, ge=1, le=65535, description="client SAP: HDLC client address or wrapper port")
+    address: Whole = Field(16, ge=1, le=65535, description="client SAP: HDLC client address or wrapper port")
     authentication: AuthenticationName = "none"
     password: Secret | None = Field(None, description="LLS password, or the secret of HLS 2, 3, 4 and 6")
-    challenge_length: int = Field(16, ge=8, le=64)
+    challenge_length: Whole = Field(16, ge=8, le=64)
     association_obis: ObisCode = Obis(0, 0, 40, 0, 0)
-    max_pdu_size: int = Field(65535, ge=64, le=65535, description="largest APDU that we accept")
+    max_pdu_size: Whole = Field(65535, ge=64, le=65535, description="largest APDU that we accept")
     security: SecuritySettings | None = None
     use_lists: bool = Field(
         True, description="GET-with-list; switched off by itself where the meter refuses it"

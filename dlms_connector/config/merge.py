@@ -41,15 +41,23 @@ def merge_device(lower: Document, upper: Document) -> dict[str, Any]:
     """As `merge`, but a transport of another type takes over only what both types have."""
     below, above = lower.get("transport"), upper.get("transport")
     if isinstance(below, Mapping) and isinstance(above, Mapping):
-        kind = transport_kind(above)
-        if kind is not None and kind != transport_kind(below):
+        kind = _transport_kind(above)
+        if kind is not None and kind != _transport_kind(below):
             common = {key: value for key, value in below.items() if key in _COMMON_TRANSPORT_KEYS}
             lower = {**lower, "transport": {**common, "type": kind}}
     return merge(lower, upper)
 
 
-def transport_kind(transport: Document) -> Any:
-    """The type that is written, or that follows from host (tcp) or from a port's name (serial)."""
+def with_transport_type(device: dict[str, Any]) -> dict[str, Any]:
+    """The entry with its transport's type written out, where that follows from the rest."""
+    transport = device.get("transport")
+    if not isinstance(transport, Mapping) or "type" in transport:
+        return device
+    kind = _transport_kind(transport)
+    return device if kind is None else {**device, "transport": {**transport, "type": kind}}
+
+
+def _transport_kind(transport: Document) -> Any:
     if "type" in transport:
         return transport["type"]
     if "host" in transport:
@@ -90,10 +98,8 @@ def _locate_object(layers: tuple[Layer, ...], entry_layer: Layer, loc: Loc, dept
 def _depth(content: Any, loc: Loc) -> int:
     """How many steps of `loc` exist in the document."""
     for depth, step in enumerate(loc):
-        if isinstance(content, Mapping) and step in content:
-            content = content[step]
-        elif isinstance(content, (list, tuple)) and isinstance(step, int) and step < len(content):
-            content = content[step]
-        else:
+        is_list = isinstance(content, (list, tuple)) and isinstance(step, int)
+        if step not in (range(len(content)) if is_list else content if isinstance(content, Mapping) else ()):
             return depth
+        content = content[step]
     return len(loc)

@@ -35,9 +35,7 @@ class _Plain:
             return None
         if isinstance(value, Mapping):
             return {
-                key: entry
-                if key in SECRET_KEYS
-                else self._copy_step(entry, place, key, depth)
+                key: entry if key in SECRET_KEYS else self._copy_step(entry, place, key, depth)
                 for key, entry in value.items()
                 if isinstance(key, str) and not key.startswith("_")
             }
@@ -46,7 +44,7 @@ class _Plain:
         return value
 
     def _copy_step(self, value: Any, place: str, step: int | str, depth: int) -> Any:
-        if isinstance(value, str) and "${" not in value or isinstance(value, (int, float)):
+        if (isinstance(value, str) and "${" not in value) or isinstance(value, (int, float)):
             return value  # most values: spare them the path
         return self.copy(value, json_path(place, (step,)), depth + 1)
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 from typing_extensions import Self
 
-from dlms_connector.config.types import DAY_MS, DurationMs, ExactDecimal, ObisCode, Section
+from dlms_connector.config.types import DAY_MS, DurationMs, ExactDecimal, ObisCode, Section, Whole
 
 Key = Annotated[str, Field(min_length=1, max_length=255)]
 ValueType = Literal["auto", "number", "text", "boolean", "json"]
@@ -39,16 +39,16 @@ class ObjectDefinition(Section):
     """
 
     obis: ObisCode
-    class_id: int | None = Field(None, alias="class", ge=0, le=65535, description="COSEM interface class")
-    attribute: int = Field(2, ge=1, le=127)
-    scaler: Literal["auto"] | int | None = Field(
+    class_id: Whole | None = Field(None, alias="class", ge=0, le=65535, description="COSEM interface class")
+    attribute: Whole = Field(2, ge=1, le=127)
+    scaler: Literal["auto"] | Whole | None = Field(
         "auto",
         description='"auto" reads it from the meter once; a number is the power of ten; null applies none',
     )
     multiplier: ExactDecimal | None = Field(None, description="applied after the scaler, e.g. a CT/VT ratio")
-    round: int | None = Field(None, ge=0, le=15, description="digits after the point")
+    round: Whole | None = Field(None, ge=0, le=15, description="digits after the point")
     type: ValueType = Field("auto", description="text keeps identifiers such as 00123456 as they are")
-    path: tuple[int, ...] = Field((), description="positions inside a structure or array, from 0")
+    path: tuple[Whole, ...] = Field((), description="positions inside a structure or array, from 0")
     report_strategy: ReportStrategy | None = None
 
 
@@ -91,10 +91,10 @@ class AttributeUpdate(Section):
 
     key: Key
     obis: ObisCode
-    class_id: int | None = Field(None, alias="class", ge=0, le=65535)
-    attribute: int = Field(2, ge=1, le=127)
+    class_id: Whole | None = Field(None, alias="class", ge=0, le=65535)
+    attribute: Whole = Field(2, ge=1, le=127)
     type: str = Field("auto", description="A-XDR type to write, by default the type the meter answers with")
-    scaler: Literal["auto"] | int | None = "auto"
+    scaler: Literal["auto"] | Whole | None = "auto"
 
 
 class NamedRpc(Section):

@@ -20,7 +20,7 @@ from dlms_connector.config.reading import (
     ReportStrategy,
 )
 from dlms_connector.config.transport import Transport
-from dlms_connector.config.types import DAY_MS, DurationMs, ObisCode, Section
+from dlms_connector.config.types import DAY_MS, DurationMs, ObisCode, Section, Whole
 from dlms_connector.obis import Obis
 
 HealthKey = Literal[
@@ -50,7 +50,7 @@ class BackoffSettings(Section):
 class BreakerSettings(Section):
     """After `reconnects` within `window` the meter is left alone for `pause`, then probed once."""
 
-    reconnects: int = Field(10, ge=1, le=10_000)
+    reconnects: Whole = Field(10, ge=1, le=10_000)
     window_ms: DurationMs = Field(3_600_000, alias="window", ge=1_000, le=DAY_MS)
     pause_ms: DurationMs = Field(300_000, alias="pause", ge=100, le=DAY_MS)
 
@@ -59,8 +59,8 @@ class WatchdogSettings(Section):
     """What makes the connector distrust a link that still looks open."""
 
     max_silence_ms: DurationMs = Field(600_000, alias="maxSilence", ge=1_000, le=7 * DAY_MS)
-    failed_cycles: int = Field(10, ge=1, le=10_000)
-    link_errors: int = Field(15, ge=1, le=10_000)
+    failed_cycles: Whole = Field(10, ge=1, le=10_000)
+    link_errors: Whole = Field(15, ge=1, le=10_000)
 
 
 class HealthSettings(Section):
@@ -110,7 +110,7 @@ class DeviceSettings(Section):
     device_type: str = Field("DLMS Meter", min_length=1, max_length=255)
     enabled: bool = True
     template: str | None = None
-    default_class: int | None = Field(
+    default_class: Whole | None = Field(
         None, ge=0, le=65535, description="COSEM class where an entry names none; by default by the OBIS code"
     )
     transport: Transport
@@ -169,8 +169,8 @@ class DeviceSettings(Section):
 class ShardSettings(Section):
     """Which share of the devices this gateway takes (rendezvous hashing over the lines)."""
 
-    index: int = Field(ge=0)
-    count: int = Field(ge=1, le=10_000)
+    index: Whole = Field(ge=0)
+    count: Whole = Field(ge=1, le=10_000)
 
     @model_validator(mode="after")
     def _within(self) -> Self:
@@ -184,7 +184,7 @@ class PrometheusSettings(Section):
 
     enabled: bool = False
     host: str = "127.0.0.1"
-    port: int = Field(9187, ge=0, le=65535)
+    port: Whole = Field(9187, ge=0, le=65535)
 
 
 class DeliverySettings(Section):
@@ -197,7 +197,7 @@ class DeliverySettings(Section):
 class BackpressureSettings(Section):
     """Backfill waits while the gateway has this many entries queued."""
 
-    queue_limit: int = Field(2_000, ge=1, le=10_000_000)
+    queue_limit: Whole = Field(2_000, ge=1, le=10_000_000)
 
 
 class ConnectorSettings(Section):
@@ -210,7 +210,7 @@ class ConnectorSettings(Section):
     template_directory: str | None = Field(
         None, description="own device templates; by default templates/ beside the configuration"
     )
-    max_concurrent_connects: int = Field(
+    max_concurrent_connects: Whole = Field(
         50, ge=1, le=10_000, description="meters that may be opening a link at the same time"
     )
     shard: ShardSettings | None = None

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
-from dlms_connector.config.types import DurationMs, Section
+from dlms_connector.config.types import DurationMs, Section, Whole
 
 _SIZE_LIMITS = {1: 0x7F, 2: 0x7F, 4: 0x3FFF}
 
@@ -15,9 +15,9 @@ _SIZE_LIMITS = {1: 0x7F, 2: 0x7F, 4: 0x3FFF}
 class HdlcSettings(Section):
     """What is proposed in SNRM and how frames are repeated; the meter's UA has the last word."""
 
-    max_info_length: int = Field(128, ge=32, le=2030, description="bytes of information in one frame")
-    window_size: int = Field(1, ge=1, le=7, description="frames sent before an acknowledgement")
-    retries: int = Field(2, ge=0, le=10, description="times that a frame is sent again within one request")
+    max_info_length: Whole = Field(128, ge=32, le=2030, description="bytes of information in one frame")
+    window_size: Whole = Field(1, ge=1, le=7, description="frames sent before an acknowledgement")
+    retries: Whole = Field(2, ge=0, le=10, description="times that a frame is sent again within one request")
     response_timeout_ms: DurationMs | None = Field(
         None,
         alias="responseTimeout",
@@ -28,10 +28,10 @@ class HdlcSettings(Section):
 class TransportBase(Section):
     """What TCP and serial lines have in common."""
 
-    server_logical_address: int = Field(
+    server_logical_address: Whole = Field(
         1, ge=0, le=0x3FFF, description="logical device; wrapper port of the meter"
     )
-    server_physical_address: int = Field(
+    server_physical_address: Whole = Field(
         0, ge=0, le=0x3FFF, description="HDLC only; 0 where the meter has none"
     )
     address_size: Literal[1, 2, 4] = Field(1, description="bytes of the HDLC server address")
@@ -56,12 +56,11 @@ class TransportBase(Section):
 
     def _check_address(self) -> None:
         limit = _SIZE_LIMITS[self.address_size]
-        if self.address_size == 1:
-            if self.server_logical_address and self.server_physical_address:
-                raise ValueError(
-                    "addressSize 1 has room for one of serverLogicalAddress and serverPhysicalAddress; "
-                    "set the other to 0 or use addressSize 2 or 4"
-                )
+        if self.address_size == 1 and self.server_logical_address and self.server_physical_address:
+            raise ValueError(
+                "addressSize 1 has room for one of serverLogicalAddress and serverPhysicalAddress; "
+                "set the other to 0 or use addressSize 2 or 4"
+            )
         for name, value in (
             ("serverLogicalAddress", self.server_logical_address),
             ("serverPhysicalAddress", self.server_physical_address),
@@ -77,7 +76,7 @@ class TcpTransport(TransportBase):
 
     type: Literal["tcp"] = "tcp"
     host: str = Field(min_length=1, max_length=253)
-    port: int = Field(4059, ge=1, le=65535)
+    port: Whole = Field(4059, ge=1, le=65535)
     framing: Literal["wrapper", "hdlc"] = "wrapper"
     connect_timeout_ms: DurationMs | None = Field(None, alias="connectTimeout", ge=100, le=600_000)
 
@@ -98,7 +97,7 @@ class ModeESettings(Section):
 
     enabled: bool = False
     device_address: str = Field("", max_length=32)
-    max_baud_rate: int = Field(9600, ge=300, le=115_200)
+    max_baud_rate: Whole = Field(9600, ge=300, le=115_200)
 
 
 class SerialTransport(TransportBase):
@@ -107,7 +106,7 @@ class SerialTransport(TransportBase):
     type: Literal["serial"]
     port: str = Field(min_length=1)
     framing: Literal["hdlc"] = "hdlc"
-    baud_rate: int = Field(9600, ge=300, le=921_600)
+    baud_rate: Whole = Field(9600, ge=300, le=921_600)
     data_bits: Literal[7, 8] = 8
     parity: Literal["none", "even", "odd"] = "none"
     stop_bits: Literal[1, 2] = 1

@@ -16,6 +16,7 @@ from pydantic import (
     WithJsonSchema,
 )
 from pydantic.alias_generators import to_camel
+from pydantic_core import PydanticCustomError
 
 from dlms_connector.obis import Obis
 
@@ -34,6 +35,17 @@ class Section(BaseModel):
         hide_input_in_errors=True,
         protected_namespaces=(),
     )
+
+
+def _not_boolean(value: Any) -> Any:
+    """JSON's true is no number, whatever Python says."""
+    if isinstance(value, bool):
+        raise PydanticCustomError("int_type", "expected a whole number")
+    return value
+
+
+Whole = Annotated[int, BeforeValidator(_not_boolean)]
+"""A whole number of the configuration."""
 
 
 def _duration_ms(value: Any) -> Any:
