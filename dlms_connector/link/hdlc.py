@@ -1,0 +1,323 @@
+"""The client side of HDLC: one connection to one meter, over whatever stream it is given at each call.
+
+Normal response mode, Green Book clause 8.4: the meter speaks when it was polled, and each side numbers its
+I frames modulo 8. One rule mends every loss: after silence, or once damaged bytes have ended, what was sent last
+is sent again. The meter knows a repeated I frame by its number and answers again; a repeated RR asks for the
+frame that is missing. What comes twice is recognised by its number and dropped, never acknowledged by itself: a
+slow meter that was asked twice answers twice, and each extra acknowledgement would beget the next duplicate.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from dlms_connector.errors import FrameError, Layer, LinkRejected, LinkTimeout
+from dlms_connector.link import control
+from dlms_connector.link.addresses import HdlcAddress, encode_client
+from dlms_connector.link.control import MODULO, Kind
+from dlms_connector.link.frames import BadFrame, Frame, FrameEncoder, FrameReader
+from dlms_connector.link.parameters import LinkParameters
+from dlms_connector.link.stream import ByteStream
+
+LLC_COMMAND = b"\xe6\xe6\x00"
+LLC_RESPONSE = b"\xe6\xe7\x00"
+MAX_APDU_BYTES = 1024 * 1024
+
+_PATIENCE = 2 / 3
+"""Share of the remaining time that a try gets: slow meters take most of a timeout for their first answer."""
+_SETTLE_S = 0.1
+"""Silence after damaged bytes: then the meter has finished, and repeating cannot collide with it."""
+_BUSY_PAUSE_S = 0.01
+_BUSY_PAUSE_MAX_S = 0.32
+"""Pause before a meter that is not ready (RNR), or has nothing yet (RR), is polled again; it doubles."""
+
+
+@dataclass(frozen=True, slots=True)
+class HdlcSettings:
+    """What is proposed in SNRM and how patient the client is; the meter's UA has the last word.
+
+    `response_timeout_s` is the silence after which a frame is repeated; None takes two thirds of what remains
+    of the request's time for each try, and all of it for the last.
+    """
+
+    parameters: LinkParameters = LinkParameters()
+    retries: int = 2
+    response_timeout_s: float | None = None
+    max_apdu_bytes: int = MAX_APDU_BYTES
+
+
+@dataclass(slots=True)
+class HdlcCounters:
+    """What went wrong on the way and was mended or dropped."""
+
+    bad_frames: int = 0
+    foreign_frames: int = 0
+    duplicate_frames: int = 0
+    unexpected_frames: int = 0
+    unsolicited_frames: int = 0
+    repeated: int = 0
+
+
+class HdlcClient:
+    """Connection state towards one meter: sequence numbers, negotiated limits, counters.
+
+    `on_unsolicited` gets the information of the meter's UI frames. Not thread safe: one user at a time.
+    """
+
+    def __init__(
+        self,
+        client_address: int,
+        server: HdlcAddress,
+        settings: HdlcSettings | None = None,
+        on_unsolicited: Callable[[bytes], None] | None = None,
+    ) -> None:
+        self.counters = HdlcCounters()
+        self.settings = settings or HdlcSettings()
+        self.negotiated = LinkParameters()
+        self._client = encode_client(client_address)
+        self._server = server.encode()
+        self._encoder = FrameEncoder(self._server, self._client)
+        self._reader = FrameReader()
+        self._on_unsolicited = on_unsolicited
+        self._send_number = 0
+        self._receive_number = 0
+        self._outgoing: list[bytes] = []
+        self._deadline_s = 0.0
+        self._speak_at_s = 0.0
+        self._tries_left = 0
+        self._damaged = False
+        self._busy = False
+        self._busy_pause_s = _BUSY_PAUSE_S
+
+    def connect(self, stream: ByteStream, deadline_s: float) -> LinkParameters:
+        """SNRM until UA; the limits that both sides keep from now on. Sequence numbers start anew.
+
+        Raises:
+            LinkRejected: the meter answered DM or FRMR.
+            LinkTimeout, LinkClosed, Interrupted: as the stream.
+        """
+        proposed = self.settings.parameters
+        # Absent parameters mean the defaults, and some meters take no others.
+        information = b"" if proposed == LinkParameters() else proposed.encode()
+        answer = self._command(stream, control.SNRM, information, (Kind.UA,), deadline_s)
+        self.negotiated = proposed.negotiate(LinkParameters.decode(answer.information))
+        self._send_number = self._receive_number = 0
+        return self.negotiated
+
+    def disconnect(self, stream: ByteStream, deadline_s: float) -> None:
+        """DISC until UA or DM. Raises as `connect`."""
+        self._command(stream, control.DISC, b"", (Kind.UA, Kind.DM), deadline_s)
+
+    def exchange(self, stream: ByteStream, apdu: bytes, deadline_s: float) -> bytes:
+        """Sends a request in as many frames as it takes and collects the answer.
+
+        Raises:
+            LinkRejected: the meter answered DM or FRMR: the connection is gone.
+            FrameError: the answer grows beyond `max_apdu_bytes`, or is empty.
+            LinkTimeout, LinkClosed, Interrupted: as the stream.
+        """
+        limit = self.negotiated.information_transmit_bytes
+        request = LLC_COMMAND + apdu
+        if len(request) <= limit:
+            self._outgoing = [request]
+        else:
+            self._outgoing = [request[start : start + limit] for start in range(0, len(request), limit)]
+        self._begin(stream, deadline_s)
+        self._speak(stream)
+        answer: list[bytes] = []
+        size_bytes = 0
+        while True:
+            frame = self._next_frame(stream)
+            if frame is None:
+                self._speak_again(stream)
+            elif not frame.control & 0x01:
+                if not self._accept(frame):
+                    continue
+                answer.append(frame.information)
+                size_bytes += len(frame.information)
+                if not frame.segmented:
+                    return _strip_llc(answer[0] if len(answer) == 1 else b"".join(answer))
+                if size_bytes > self.settings.max_apdu_bytes:
+                    raise FrameError(f"the answer exceeds {self.settings.max_apdu_bytes} bytes")
+                if frame.control & control.POLL_FINAL:
+                    self._speak(stream)
+                else:
+                    self._arm()
+            else:
+                self._supervise(stream, frame)
+
+    def _begin(self, stream: ByteStream, deadline_s: float) -> None:
+        """Whatever came before this request does not answer it."""
+        self._deadline_s = deadline_s
+        self._reader.clear()
+        stream.discard_input()
+        self._progress()
+
+    def _progress(self) -> None:
+        self._tries_left = self.settings.retries
+        self._busy_pause_s = _BUSY_PAUSE_S
+
+    def _arm(self) -> None:
+        """Sets the moment at which silence means that something was lost."""
+        self._damaged = self._busy = False
+        if not self._tries_left:
+            self._speak_at_s = self._deadline_s
+            return
+        now_s = time.monotonic()
+        wait_s = self.settings.response_timeout_s or (self._deadline_s - now_s) * _PATIENCE
+        self._speak_at_s = min(self._deadline_s, now_s + wait_s)
+
+    def _speak(self, stream: ByteStream) -> None:
+        """Sends what is due: the request from the first piece not acknowledged on, then RR for the answer."""
+        outgoing = self._outgoing
+        last = min(len(outgoing), self.negotiated.window_transmit_frames) - 1
+        if last < 0:
+            frames = self._encoder.encode(control.receive_ready(self._receive_number))
+        else:
+            frames = b"".join(
+                self._encoder.encode(
+                    control.information(
+                        (self._send_number + index) % MODULO, self._receive_number, poll=index == last
+                    ),
+                    outgoing[index],
+                    segmented=index + 1 < len(outgoing),
+                )
+                for index in range(last + 1)
+            )
+        stream.send(frames, self._deadline_s)
+        self._arm()
+
+    def _speak_again(self, stream: ByteStream) -> None:
+        """After silence: polls a meter that was busy, else repeats while there are tries left."""
+        self._reader.clear()
+        if self._busy:
+            stream.send(self._encoder.encode(control.receive_ready(self._receive_number)), self._deadline_s)
+            self._arm()
+            return
+        self._use_a_try()
+        self._speak(stream)
+
+    def _use_a_try(self) -> None:
+        if not self._tries_left or time.monotonic() >= self._deadline_s:
+            raise LinkTimeout("no answer from the meter in time", layer=Layer.HDLC)
+        self._tries_left -= 1
+        self.counters.repeated += 1
+
+    def _accept(self, frame: Frame) -> bool:
+        """Whether an I frame is the next one of the answer to the whole request."""
+        send_number = control.send_number(frame.control)
+        if not self._acknowledge(frame.control) or self._outgoing:
+            self.counters.unexpected_frames += 1
+            return False
+        if send_number == self._receive_number:
+            self._receive_number = (send_number + 1) % MODULO
+            self._progress()
+            return True
+        ahead = (send_number - self._receive_number) % MODULO
+        if ahead < self.negotiated.window_receive_frames:
+            self._settle()  # one before it was lost: ask for that one when the window has ended
+        else:
+            self.counters.duplicate_frames += 1
+        return False
+
+    def _acknowledge(self, control_byte: int) -> bool:
+        """Takes the frames that N(R) acknowledges off the request; False if it names frames never sent."""
+        receive_number = control.receive_number(control_byte)
+        count = (receive_number - self._send_number) % MODULO
+        if count:
+            if count > min(len(self._outgoing), self.negotiated.window_transmit_frames):
+                return False
+            del self._outgoing[:count]
+            self._send_number = receive_number
+            self._progress()
+        return True
+
+    def _supervise(self, stream: ByteStream, frame: Frame) -> None:
+        """RR, RNR and REJ, and the end of the connection."""
+        kind = control.kind(frame.control)
+        if kind in (Kind.DM, Kind.FRMR):
+            raise _rejected(kind)
+        before = len(self._outgoing)
+        if kind not in (Kind.RR, Kind.RNR, Kind.REJ) or not self._acknowledge(frame.control):
+            self.counters.unexpected_frames += 1
+        elif kind is Kind.RNR or not self._outgoing:
+            self._pause()
+        elif len(self._outgoing) < before:
+            self._speak(stream)
+        else:
+            self._settle()  # it got nothing of what was sent last
+
+    def _settle(self) -> None:
+        """Something was lost or damaged: repeat, but not before the meter has gone quiet."""
+        self._damaged = True
+        self._speak_at_s = min(self._deadline_s, time.monotonic() + _SETTLE_S)
+
+    def _pause(self) -> None:
+        self._busy = True
+        self._speak_at_s = min(self._deadline_s, time.monotonic() + self._busy_pause_s)
+        self._busy_pause_s = min(self._busy_pause_s * 2, _BUSY_PAUSE_MAX_S)
+
+    def _command(
+        self,
+        stream: ByteStream,
+        command: int,
+        information: bytes,
+        wanted: tuple[Kind, ...],
+        deadline_s: float,
+    ) -> Frame:
+        """SNRM or DISC until one of the wanted answers."""
+        encoded = self._encoder.encode(command, information)
+        self._begin(stream, deadline_s)
+        while True:
+            stream.send(encoded, deadline_s)
+            self._arm()
+            while (frame := self._next_frame(stream)) is not None:
+                kind = control.kind(frame.control)
+                if kind in wanted:
+                    return frame
+                if kind in (Kind.DM, Kind.FRMR):
+                    raise _rejected(kind)
+                self.counters.unexpected_frames += 1
+            self._reader.clear()
+            self._use_a_try()
+
+    def _next_frame(self, stream: ByteStream) -> Frame | None:
+        """The next intact frame from our meter to us; None when it is our turn to speak again."""
+        while True:
+            outcome = self._reader.next()
+            if outcome is None:
+                try:
+                    data = stream.receive(self._speak_at_s)
+                except LinkTimeout:
+                    return None
+                self._reader.feed(data)
+                quiet_at_s = time.monotonic() + _SETTLE_S
+                if self._damaged or quiet_at_s > self._speak_at_s:
+                    # Bytes still come: repeating now would collide with them.
+                    self._speak_at_s = min(self._deadline_s, quiet_at_s)
+            elif isinstance(outcome, BadFrame):
+                self.counters.bad_frames += 1
+                self._settle()
+            elif outcome.source != self._server or outcome.destination != self._client:
+                self.counters.foreign_frames += 1
+            elif outcome.control & ~control.POLL_FINAL == Kind.UI:
+                self.counters.unsolicited_frames += 1
+                if self._on_unsolicited is not None:
+                    self._on_unsolicited(_strip_llc(outcome.information))
+            else:
+                return outcome
+
+
+def _strip_llc(information: bytes) -> bytes:
+    """The APDU. Some meters repeat the command's LLC header, or have none: no APDU begins with 0xE6."""
+    return information[3:] if information[:3] in (LLC_RESPONSE, LLC_COMMAND) else information
+
+
+def _rejected(kind: Kind) -> LinkRejected:
+    if kind is Kind.FRMR:
+        return LinkRejected("the meter rejected a frame (FRMR)", hint="look at window and information length")
+    return LinkRejected(
+        "the meter is in disconnected mode (DM)", hint="another client may be connected, or the address wrong"
+    )

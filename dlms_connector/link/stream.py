@@ -1,0 +1,82 @@
+"""What a byte stream to a meter or converter is, and how a wait on one is ended from outside.
+
+Deadlines are absolute, in seconds of `time.monotonic()`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Protocol
+
+from dlms_connector.errors import Interrupted, Layer
+
+
+class ByteStream(Protocol):
+    """An open way to a meter: a socket, a serial port, or a stand-in for one."""
+
+    layer: Layer
+    bytes_sent: int
+    bytes_received: int
+
+    def send(self, data: bytes, deadline_s: float) -> None:
+        """Sends all of it. Raises LinkTimeout, LinkClosed, Interrupted."""
+
+    def receive(self, deadline_s: float) -> bytes:
+        """What has arrived, at least one byte. Raises LinkTimeout, LinkClosed, Interrupted."""
+
+    def discard_input(self) -> int:
+        """Throws away what has arrived unread; returns how many bytes. Raises LinkClosed, Interrupted."""
+
+    def interrupt(self) -> None:
+        """Ends any wait on this stream at once and for good with Interrupted; callable from any thread."""
+
+    def close(self) -> None:
+        """Gives the operating system its handles back; a second call does nothing."""
+
+
+class Interrupt:
+    """One poller's emergency brake: wakes whatever it waits for, wherever that is, for good.
+
+    A poller waits for one thing at a time (a name, a connection, its turn, an answer): each wait names
+    its waker with `watch` and takes it back with `unwatch`.
+    """
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        self._waker: Callable[[], None] | None = None
+
+    @property
+    def is_set(self) -> bool:
+        return self._event.is_set()
+
+    def set(self) -> None:
+        """Pulls the brake; callable from any thread, any number of times."""
+        self._event.set()
+        waker = self._waker
+        if waker is not None:
+            waker()
+
+    def check(self) -> None:
+        """Raises Interrupted if the brake was pulled."""
+        if self._event.is_set():
+            raise Interrupted("interrupted by the connector")
+
+    def watch(self, waker: Callable[[], None]) -> None:
+        """Calls `waker` when the brake is pulled; raises Interrupted if it was already.
+
+        The waker is set before the flag is read, and `set` does it the other way round: none is missed.
+        """
+        self._waker = waker
+        if self._event.is_set():
+            self._waker = None
+            raise Interrupted("interrupted by the connector")
+
+    def unwatch(self) -> None:
+        """The wait is over."""
+        self._waker = None
+
+    def sleep(self, duration_s: float) -> None:
+        """A pause that the brake ends with Interrupted."""
+        if self._event.wait(max(0.0, duration_s)):
+            raise Interrupted("interrupted by the connector")

@@ -1,0 +1,111 @@
+"""DLMS wrapper over TCP: eight bytes that say from whom, to whom and how much; Green Book clause 7.3."""
+
+from __future__ import annotations
+
+import struct
+
+from dlms_connector.errors import FrameError, Layer
+from dlms_connector.link.stream import ByteStream
+
+VERSION = 1
+PORT_MAX = 0xFFFF
+APDU_MAX_BYTES = 0xFFFF
+HEADER_BYTES = 8
+_HEADER = struct.Struct(">HHHH")
+
+
+def encode_wrapper(source_port: int, destination_port: int, apdu: bytes) -> bytes:
+    """Header and APDU.
+
+    Raises:
+        ValueError: a port or the APDU's length does not fit 16 bits.
+    """
+    try:
+        return _HEADER.pack(VERSION, source_port, destination_port, len(apdu)) + apdu
+    except struct.error:
+        raise ValueError(
+            f"wrapper ports {source_port} and {destination_port} are 0 to {PORT_MAX}, "
+            f"an APDU has at most {APDU_MAX_BYTES} bytes, not {len(apdu)}"
+        ) from None
+
+
+class WrapperReader:
+    """Cuts a stream into (source port, destination port, APDU); keeps one message and one chunk at most."""
+
+    def __init__(self, max_apdu_bytes: int = APDU_MAX_BYTES) -> None:
+        self._max_apdu_bytes = max_apdu_bytes
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> None:
+        self._buffer += data
+
+    def clear(self) -> None:
+        self._buffer.clear()
+
+    def next(self) -> tuple[int, int, bytes] | None:
+        """The next message, None when more bytes are needed; call until None after each `feed`.
+
+        Raises:
+            FrameError: no wrapper header, or an APDU beyond the limit: the stream has lost its beat for good.
+        """
+        buffer = self._buffer
+        if len(buffer) < HEADER_BYTES:
+            return None
+        version, source, destination, length = _HEADER.unpack_from(buffer)
+        if version != VERSION:
+            raise FrameError(
+                f"the answer does not begin with a wrapper header (version {version})",
+                layer=Layer.WRAPPER,
+                hint="does this port speak HDLC?" if buffer[0] == 0x7E else "",
+            )
+        if length > self._max_apdu_bytes:
+            raise FrameError(
+                f"the meter announces an APDU of {length} bytes, more than {self._max_apdu_bytes}",
+                layer=Layer.WRAPPER,
+            )
+        end = HEADER_BYTES + length
+        if len(buffer) < end:
+            return None
+        apdu = bytes(buffer[HEADER_BYTES:end])
+        del buffer[:end]
+        return source, destination, apdu
+
+
+class WrapperClient:
+    """One client and one server (a pair of wrapper ports) on whatever stream they are given."""
+
+    def __init__(self, client_port: int, server_port: int, *, max_apdu_bytes: int = APDU_MAX_BYTES) -> None:
+        encode_wrapper(client_port, server_port, b"")
+        self.foreign_frames = 0
+        self._client_port = client_port
+        self._server_port = server_port
+        self._reader = WrapperReader(max_apdu_bytes)
+
+    def exchange(self, stream: ByteStream, apdu: bytes, deadline_s: float) -> bytes:
+        """Sends a request and waits for the next APDU between the same two ports.
+
+        What was received before the request is thrown away; what others say is dropped and counted.
+
+        Raises:
+            FrameError: not a wrapper stream, or an APDU beyond the limit.
+            LinkTimeout, LinkClosed, Interrupted: as the stream.
+            ValueError: the APDU does not fit.
+        """
+        message = encode_wrapper(self._client_port, self._server_port, apdu)
+        self._reader.clear()
+        stream.discard_input()
+        stream.send(message, deadline_s)
+        return self.receive(stream, deadline_s)
+
+    def receive(self, stream: ByteStream, deadline_s: float) -> bytes:
+        """The next APDU from the server to the client; raises as `exchange`."""
+        reader = self._reader
+        while True:
+            message = reader.next()
+            if message is None:
+                reader.feed(stream.receive(deadline_s))
+                continue
+            source, destination, apdu = message
+            if source == self._server_port and destination == self._client_port:
+                return apdu
+            self.foreign_frames += 1
