@@ -12,7 +12,7 @@ from dlms_connector.config.merge import Layer, locate
 from dlms_connector.config.problems import Loc, Problem, did_you_mean, kind_of, nearest
 from dlms_connector.config.reading import RegisterSettings
 from dlms_connector.config.settings import ConnectorSettings, DeviceSettings
-from dlms_connector.config.transport import SerialTransport
+from dlms_connector.config.transport import SerialTransport, TcpTransport
 
 LOADER_KEYS: Final[dict[type[BaseModel], tuple[str, ...]]] = {
     ConnectorSettings: ("defaults", "devices"),
@@ -52,14 +52,13 @@ def explain(
 def _section_at(section: type[BaseModel], error: ErrorDetails) -> type[BaseModel] | None:
     """The model that holds the last step of the error's place."""
     current: type[BaseModel] | None = section
-    for step in error["loc"][:-1]:
+    for step in _clean_loc(error)[:-1]:
         if isinstance(step, int) or current is None:
-            continue
-        if current.__name__ == "TcpTransport" and step in _TRANSPORT_KINDS:
-            current = SerialTransport if step == "serial" else current
             continue
         field = next((f for n, f in current.model_fields.items() if (f.alias or n) == step), None)
         current = _first_model(field.annotation) if field else None
+        if current is TcpTransport and "serial" in error["loc"]:
+            current = SerialTransport
     return current
 
 
@@ -105,14 +104,15 @@ def _clean_loc(error: ErrorDetails) -> Loc:
 
 
 def _is_branch(step: int | str) -> bool:
-    """Names of a union's branches, e.g. `literal['auto']` or `int`, stand in no document."""
-    return isinstance(step, str) and (step.startswith("literal[") or step in ("int", "constrained-int"))
+    """Names of a union's branches, e.g. `literal['auto']` or `function-before[...]`, stand in no document."""
+    return isinstance(step, str) and step.startswith(("literal[", "function-"))
 
 
 def _words_for(error: ErrorDetails, section: type[BaseModel] | None) -> tuple[str, str]:
     """Message and hint for one validation error. The input's value is never shown: it may be a secret."""
     kind, context = error["type"], error.get("ctx", {})
-    name = str(error["loc"][-1]) if error["loc"] else "the document"
+    loc = _clean_loc(error)
+    name = str(loc[-1]) if loc else "the document"
     found = kind_of(error.get("input"))
     if kind == "extra_forbidden":
         known = known_keys(section) if section else ()

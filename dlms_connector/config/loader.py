@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -66,6 +66,7 @@ _SHARED_SECTIONS: Final[dict[str, TypeAdapter[Any]]] = {
 
 _Base = tuple[tuple[Layer, ...], dict[str, Any]]
 _BROKEN: Final = object()
+_OTHER_FILE_HINT: Final = 'the connector\'s file is the one that its entry names in "configuration"'
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,9 @@ def load_document(
         document = {}
     if not isinstance(document, Mapping):
         problem = Problem("$", f"expected an object {{...}}, found {kind_of(document)}")
+        return Configuration(ConnectorSettings(), (), (problem,))
+    if "thingsboard" in document and "connectors" in document:
+        problem = Problem("$", "this is the gateway's own configuration", _OTHER_FILE_HINT)
         return Configuration(ConnectorSettings(), (), (problem,))
     return _Loading(document, base_directory, os.environ if environment is None else environment).run()
 
@@ -164,10 +168,12 @@ class _Loading:
             self._tell(Problem("$.templateDirectory", f"{directory} is not a directory"))
         return directory
 
-    def _plain(self, value: Any, place: str) -> Any:
+    def _plain(self, value: Any, place: str, device: str | None = None) -> Any:
         """The value with its references filled in, or _BROKEN where that was told to be impossible."""
         before = len(self._problems)
-        filled = plain(value, place, self._environment, self._tell)
+        filled = plain(
+            value, place, self._environment, lambda problem: self._tell(replace(problem, device=device))
+        )
         return filled if len(self._problems) == before else _BROKEN
 
     def _read_defaults(self) -> bool:
@@ -201,7 +207,7 @@ class _Loading:
             self._tell(Problem(place, f"expected an object {{...}}, found {kind_of(entry)}"))
             return None
         name = entry.get("deviceName") if isinstance(entry.get("deviceName"), str) else None
-        own = self._plain(entry, place)
+        own = self._plain(entry, place, name)
         base = None if own is _BROKEN else self._base(own, place, name)
         if base is None:
             return None

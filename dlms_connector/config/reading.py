@@ -40,7 +40,7 @@ class ObjectDefinition(Section):
 
     obis: ObisCode
     class_id: Whole | None = Field(None, alias="class", ge=0, le=65535, description="COSEM interface class")
-    attribute: Whole = Field(2, ge=1, le=127)
+    attribute: Whole = Field(2, ge=1, le=127, description="of the object; 2 is the value")
     scaler: Literal["auto"] | Whole | None = Field(
         "auto",
         description='"auto" reads it from the meter once; a number is the power of ten; null applies none',

@@ -43,31 +43,35 @@ HealthKey = Literal[
 class BackoffSettings(Section):
     """Pauses between attempts to reach a meter; each is drawn between half and the whole of its step."""
 
-    initial_ms: DurationMs = Field(1_000, alias="initial", ge=10, le=DAY_MS)
-    maximum_ms: DurationMs = Field(60_000, alias="maximum", ge=10, le=DAY_MS)
+    initial_ms: DurationMs = Field(1_000, alias="initial", ge=10, le=DAY_MS, description="first pause")
+    maximum_ms: DurationMs = Field(60_000, alias="maximum", ge=10, le=DAY_MS, description="longest pause")
 
 
 class BreakerSettings(Section):
     """After `reconnects` within `window` the meter is left alone for `pause`, then probed once."""
 
-    reconnects: Whole = Field(10, ge=1, le=10_000)
-    window_ms: DurationMs = Field(3_600_000, alias="window", ge=1_000, le=DAY_MS)
-    pause_ms: DurationMs = Field(300_000, alias="pause", ge=100, le=DAY_MS)
+    reconnects: Whole = Field(10, ge=1, le=10_000, description="as many within the window open the breaker")
+    window_ms: DurationMs = Field(
+        3_600_000, alias="window", ge=1_000, le=DAY_MS, description="over which reconnects are counted"
+    )
+    pause_ms: DurationMs = Field(300_000, alias="pause", ge=100, le=DAY_MS, description="without any request")
 
 
 class WatchdogSettings(Section):
     """What makes the connector distrust a link that still looks open."""
 
-    max_silence_ms: DurationMs = Field(600_000, alias="maxSilence", ge=1_000, le=7 * DAY_MS)
-    failed_cycles: Whole = Field(10, ge=1, le=10_000)
-    link_errors: Whole = Field(15, ge=1, le=10_000)
+    max_silence_ms: DurationMs = Field(
+        600_000, alias="maxSilence", ge=1_000, le=7 * DAY_MS, description="without a good reading"
+    )
+    failed_cycles: Whole = Field(10, ge=1, le=10_000, description="polls in a row without a reading")
+    link_errors: Whole = Field(15, ge=1, le=10_000, description="broken frames in a row")
 
 
 class HealthSettings(Section):
     """Health of each meter as telemetry and attributes of its device."""
 
-    enabled: bool = True
-    period_ms: DurationMs = Field(60_000, alias="period", ge=1_000, le=DAY_MS)
+    enabled: bool = Field(True, description="false sends none")
+    period_ms: DurationMs = Field(60_000, alias="period", ge=1_000, le=DAY_MS, description="of the telemetry")
     telemetry: tuple[HealthKey, ...] = (
         "dlms_successRate",
         "dlms_latencyMs",
@@ -99,34 +103,42 @@ class ClockSettings(Section):
 class AllowWrite(Section):
     """What may change a meter; everything else is refused."""
 
-    set: tuple[ObisCode, ...] = ()
-    action: tuple[ObisCode, ...] = ()
+    set: tuple[ObisCode, ...] = Field((), description="objects whose attributes may be written")
+    action: tuple[ObisCode, ...] = Field((), description="objects whose methods may be called")
 
 
 class DeviceSettings(Section):
     """One meter, as the operator thinks of it."""
 
-    device_name: str = Field(min_length=1, max_length=255)
-    device_type: str = Field("DLMS Meter", min_length=1, max_length=255)
-    enabled: bool = True
-    template: str | None = None
+    device_name: str = Field(
+        min_length=1, max_length=255, description="the device's name in ThingsBoard: one meter, one name"
+    )
+    device_type: str = Field(
+        "DLMS Meter", min_length=1, max_length=255, description="the device's profile in ThingsBoard"
+    )
+    enabled: bool = Field(True, description="false leaves the meter alone")
+    template: str | None = Field(None, description="what the entry builds on: see Templates")
     default_class: Whole | None = Field(
         None, ge=0, le=65535, description="COSEM class where an entry names none; by default by the OBIS code"
     )
     transport: Transport
     client: ClientSettings = ClientSettings()
-    timeout_ms: DurationMs = Field(7_000, alias="timeout", ge=100, le=600_000)
-    poll_period_ms: DurationMs = Field(60_000, alias="pollPeriod", ge=100, le=31 * DAY_MS)
-    timeseries: tuple[RegisterSettings, ...] = ()
-    attributes: tuple[RegisterSettings, ...] = ()
+    timeout_ms: DurationMs = Field(
+        7_000, alias="timeout", ge=100, le=600_000, description="for one request, with all its tries"
+    )
+    poll_period_ms: DurationMs = Field(
+        60_000, alias="pollPeriod", ge=100, le=31 * DAY_MS, description="of registers that name none"
+    )
+    timeseries: tuple[RegisterSettings, ...] = Field((), description="registers, by name or in full")
+    attributes: tuple[RegisterSettings, ...] = Field((), description="sent once and when they change")
     attribute_period_ms: DurationMs = Field(
         3_600_000, alias="attributePeriod", ge=1_000, le=31 * DAY_MS, description="attributes are read again"
     )
-    profiles: tuple[ProfileSettings, ...] = ()
-    attribute_updates: tuple[AttributeUpdate, ...] = ()
-    server_side_rpc: tuple[NamedRpc, ...] = ()
+    profiles: tuple[ProfileSettings, ...] = Field((), description="load profiles and event logs")
+    attribute_updates: tuple[AttributeUpdate, ...] = Field((), description="shared attributes to write")
+    server_side_rpc: tuple[NamedRpc, ...] = Field((), description="device RPCs with names of their own")
     allow_write: AllowWrite = AllowWrite()
-    report_strategy: ReportStrategy | None = None
+    report_strategy: ReportStrategy | None = Field(None, description="by default the connector's")
     backoff: BackoffSettings = BackoffSettings()
     breaker: BreakerSettings = BreakerSettings()
     watchdog: WatchdogSettings = WatchdogSettings()
@@ -169,8 +181,8 @@ class DeviceSettings(Section):
 class ShardSettings(Section):
     """Which share of the devices this gateway takes (rendezvous hashing over the lines)."""
 
-    index: Whole = Field(ge=0)
-    count: Whole = Field(ge=1, le=10_000)
+    index: Whole = Field(ge=0, description="of this gateway, from 0")
+    count: Whole = Field(ge=1, le=10_000, description="gateways that share the configuration")
 
     @model_validator(mode="after")
     def _within(self) -> Self:
@@ -182,28 +194,30 @@ class ShardSettings(Section):
 class PrometheusSettings(Section):
     """An HTTP endpoint with metrics; off by default, on the loopback address by default."""
 
-    enabled: bool = False
-    host: str = "127.0.0.1"
-    port: Whole = Field(9187, ge=0, le=65535)
+    enabled: bool = Field(False, description="true opens the endpoint")
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: Whole = Field(9187, ge=0, le=65535, description="port to listen on; 0 takes any free one")
 
 
 class DeliverySettings(Section):
     """Mending the gateway's QoS 1 so that stored data is deleted only after the server's PUBACK."""
 
-    await_puback: bool = True
-    puback_timeout_ms: DurationMs = Field(30_000, alias="pubackTimeout", ge=1_000, le=600_000)
+    await_puback: bool = Field(True, description="false leaves the gateway's own behaviour")
+    puback_timeout_ms: DurationMs = Field(
+        30_000, alias="pubackTimeout", ge=1_000, le=600_000, description="then it is sent again"
+    )
 
 
 class BackpressureSettings(Section):
     """Backfill waits while the gateway has this many entries queued."""
 
-    queue_limit: Whole = Field(2_000, ge=1, le=10_000_000)
+    queue_limit: Whole = Field(2_000, ge=1, le=10_000_000, description="entries")
 
 
 class ConnectorSettings(Section):
     """The whole connector without its devices, which are validated one by one."""
 
-    name: str = Field("DLMS", min_length=1)
+    name: str = Field("DLMS", min_length=1, description="the connector's name in the gateway")
     state_directory: str | None = Field(
         None, description="where counters, cursors and status live; by default beside the gateway's data"
     )

@@ -75,10 +75,12 @@ class TcpTransport(TransportBase):
     """A meter or converter behind host:port."""
 
     type: Literal["tcp"] = "tcp"
-    host: str = Field(min_length=1, max_length=253)
+    host: str = Field(min_length=1, max_length=253, description="name or address of meter or converter")
     port: Whole = Field(4059, ge=1, le=65535)
     framing: Literal["wrapper", "hdlc"] = "wrapper"
-    connect_timeout_ms: DurationMs | None = Field(None, alias="connectTimeout", ge=100, le=600_000)
+    connect_timeout_ms: DurationMs | None = Field(
+        None, alias="connectTimeout", ge=100, le=600_000, description="by default the timeout"
+    )
 
     @model_validator(mode="after")
     def _address_fits(self) -> Self:
@@ -104,7 +106,7 @@ class SerialTransport(TransportBase):
     """Meters on a serial port, always HDLC."""
 
     type: Literal["serial"]
-    port: str = Field(min_length=1)
+    port: str = Field(min_length=1, description="e.g. /dev/ttyUSB0, better a name of /dev/serial/by-id")
     framing: Literal["hdlc"] = "hdlc"
     baud_rate: Whole = Field(9600, ge=300, le=921_600)
     data_bits: Literal[7, 8] = 8

@@ -1,0 +1,79 @@
+"""The command `dlms-connector`: one module a subcommand, imported only when it is the one that is called.
+
+A new command is one line in `COMMANDS`. Its module has a function `command` with typer's annotations, or,
+for a command with subcommands, a typer.Typer called `app`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from typing import Annotated, Final
+
+import typer
+
+from dlms_connector.errors import DlmsConnectorError
+
+COMMANDS: Final[dict[str, tuple[str, str]]] = {
+    "check": ("dlms_connector.cli.check", "Check a configuration before the gateway starts."),
+    "schema": ("dlms_connector.cli.schema", "Write the JSON schema of the configuration, for editors."),
+}
+_INTERRUPTED_EXIT_CODE: Final = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command; every exit is a SystemExit with 0, 1 (told in words), 2 (usage) or 130 (Ctrl-C)."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        build_app(words)(args=words, prog_name="dlms-connector")
+    except DlmsConnectorError as error:
+        sys.stderr.write(f"dlms-connector: {error.explain()}\n")
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        raise SystemExit(_INTERRUPTED_EXIT_CODE) from None
+
+
+def build_app(words: Sequence[str]) -> typer.Typer:
+    """The command line with the called command imported and the others there for the help alone."""
+    app = typer.Typer(
+        help="DLMS/COSEM meters into ThingsBoard: check, find out, read, simulate and migrate.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
+    app.callback()(_options)
+    called = next((word for word in words if not word.startswith("-")), None)
+    for name, (module_name, help_text) in COMMANDS.items():
+        if name != called:
+            app.command(name, help=help_text)(_not_called)
+            continue
+        module = importlib.import_module(module_name)
+        if hasattr(module, "app"):
+            app.add_typer(module.app, name=name, help=help_text)
+        else:
+            app.command(name, help=help_text)(module.command)
+    return app
+
+
+def _not_called() -> None:
+    """Stands in the help for a command that is not imported."""
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        try:
+            version = metadata.version("dlms-connector")
+        except metadata.PackageNotFoundError:  # dropped into a gateway's extensions folder
+            version = "(not installed as a package)"
+        sys.stdout.write(f"dlms-connector {version}\n")
+        raise typer.Exit
+
+
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """DLMS/COSEM meters into ThingsBoard."""
