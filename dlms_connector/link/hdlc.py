@@ -1,17 +1,17 @@
 """The client side of HDLC: one connection to one meter, over whatever stream it is given at each call.
 
 Normal response mode, Green Book clause 8.4: the meter speaks when it was polled, and each side numbers its
-I frames modulo 8. One rule mends every loss: after silence, or once damaged bytes have ended, what was sent last
-is sent again. The meter knows a repeated I frame by its number and answers again; a repeated RR asks for the
-frame that is missing. What comes twice is recognised by its number and dropped, never acknowledged by itself: a
-slow meter that was asked twice answers twice, and each extra acknowledgement would beget the next duplicate.
+I frames modulo 8. One rule mends every loss: after silence, or once damaged bytes have ended, what was sent
+last is sent again. The meter knows a repeated I frame by its number and answers again; a repeated RR asks for
+the frame that is missing. What comes twice is recognised by its number and dropped, never acknowledged by
+itself: a slow meter that was asked twice answers twice, and each further RR would beget the next duplicate.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from dlms_connector.errors import FrameError, Layer, LinkRejected, LinkTimeout
 from dlms_connector.link import control
@@ -42,7 +42,7 @@ class HdlcSettings:
     of the request's time for each try, and all of it for the last.
     """
 
-    parameters: LinkParameters = LinkParameters()
+    parameters: LinkParameters = field(default_factory=LinkParameters)
     retries: int = 2
     response_timeout_s: float | None = None
     max_apdu_bytes: int = MAX_APDU_BYTES
@@ -126,6 +126,20 @@ class HdlcClient:
             self._outgoing = [request[start : start + limit] for start in range(0, len(request), limit)]
         self._begin(stream, deadline_s)
         self._speak(stream)
+        return self._collect(stream)
+
+    def receive(self, stream: ByteStream, deadline_s: float) -> bytes:
+        """One more APDU without a request, where a notification came in place of the answer.
+
+        Polls with RR while nothing comes. Raises as `exchange`.
+        """
+        self._deadline_s = deadline_s
+        self._progress()
+        self._busy_pause_s = _BUSY_PAUSE_MAX_S
+        self._pause()
+        return self._collect(stream)
+
+    def _collect(self, stream: ByteStream) -> bytes:
         answer: list[bytes] = []
         size_bytes = 0
         while True:
@@ -250,7 +264,9 @@ class HdlcClient:
             self._settle()  # it got nothing of what was sent last
 
     def _settle(self) -> None:
-        """Something was lost or damaged: repeat, but not before the meter has gone quiet."""
+        """Something was lost or damaged: repeat, if tries are left, once the meter has gone quiet."""
+        if not self._tries_left:
+            return
         self._damaged = True
         self._speak_at_s = min(self._deadline_s, time.monotonic() + _SETTLE_S)
 

@@ -15,9 +15,17 @@ from dlms_connector.errors import Interrupted, Layer
 class ByteStream(Protocol):
     """An open way to a meter: a socket, a serial port, or a stand-in for one."""
 
-    layer: Layer
-    bytes_sent: int
-    bytes_received: int
+    @property
+    def layer(self) -> Layer:
+        """Which layer its errors are of."""
+
+    @property
+    def bytes_sent(self) -> int:
+        """Since it was opened."""
+
+    @property
+    def bytes_received(self) -> int:
+        """Since it was opened."""
 
     def send(self, data: bytes, deadline_s: float) -> None:
         """Sends all of it. Raises LinkTimeout, LinkClosed, Interrupted."""

@@ -42,6 +42,11 @@ class WrapperReader:
     def clear(self) -> None:
         self._buffer.clear()
 
+    @property
+    def is_mid_message(self) -> bool:
+        """A message has begun to arrive."""
+        return bool(self._buffer)
+
     def next(self) -> tuple[int, int, bytes] | None:
         """The next message, None when more bytes are needed; call until None after each `feed`.
 
@@ -80,6 +85,15 @@ class WrapperClient:
         self._client_port = client_port
         self._server_port = server_port
         self._reader = WrapperReader(max_apdu_bytes)
+
+    @property
+    def is_mid_message(self) -> bool:
+        """The stream was left in the middle of a message."""
+        return self._reader.is_mid_message
+
+    def reset(self) -> None:
+        """A new stream begins with a header."""
+        self._reader.clear()
 
     def exchange(self, stream: ByteStream, apdu: bytes, deadline_s: float) -> bytes:
         """Sends a request and waits for the next APDU between the same two ports.
