@@ -1,0 +1,113 @@
+"""The running meters of one connector: lines, sessions and pollers, started and stopped together."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Iterable
+from weakref import WeakValueDictionary
+
+from dlms_connector.config.settings import ConnectorSettings, DeviceSettings
+from dlms_connector.gateway.uplink import GatewayUplink
+from dlms_connector.link.stream import Interrupt
+from dlms_connector.meter.links import Lines, make_channel, server_key
+from dlms_connector.meter.session import MeterSession
+from dlms_connector.poller import DevicePoller, Log, Surroundings
+from dlms_connector.state import StateStore
+
+_FACT_DEVICE = "device"
+_POLITE_S = 1.6
+
+# Threads that still hold a meter, over all connectors of the process: a poller waits for its predecessor.
+_holders: WeakValueDictionary[tuple[str, ...], threading.Thread] = WeakValueDictionary()
+_holders_lock = threading.Lock()
+
+
+class Fleet:
+    """Every poller of one connector.
+
+    Args:
+        state: open for as long as the fleet lives; closed by `stop`.
+    """
+
+    def __init__(
+        self, settings: ConnectorSettings, uplink: GatewayUplink, state: StateStore, log: Log
+    ) -> None:
+        self.pollers: dict[str, DevicePoller] = {}
+        self._uplink = uplink
+        self._state = state
+        self._log = log
+        self._lines = Lines()
+        self._around = Surroundings(
+            uplink=uplink,
+            log=log,
+            gate=threading.BoundedSemaphore(settings.max_concurrent_connects),
+            rng=random.Random(),  # noqa: S311 (jitter, no secret)
+        )
+
+    def start(self, devices: Iterable[DeviceSettings]) -> None:
+        """Make and start a poller for each device."""
+        for device in devices:
+            self._uplink.add_device(device)
+            poller = self._make_poller(device)
+            self.pollers[device.device_name] = poller
+            poller.start()
+
+    def _make_poller(self, device: DeviceSettings) -> DevicePoller:
+        name = device.device_name
+        line = self._lines.line_for(device.transport)
+        interrupt = Interrupt()
+
+        def event(text: str) -> None:
+            self._log.info("%s: %s", name, text)
+
+        session = MeterSession(
+            device,
+            lambda client: make_channel(device, client, line, interrupt),
+            self._state,
+            on_event=event,
+        )
+        identity = (*device.transport.line_key, server_key(device.transport))
+        with _holders_lock:
+            poller = DevicePoller(
+                device,
+                session,
+                line,
+                self._around,
+                announced=bool(self._state.get_all(name, _FACT_DEVICE).get("announced")),
+                on_announced=lambda: self._state.put(name, _FACT_DEVICE, "announced", True),
+                predecessor=_holders.get(identity),
+            )
+            _holders[identity] = poller.thread
+        return poller
+
+    def stop(self, deadline_s: float) -> list[str]:
+        """Stop every poller: politely first, by interruption then.
+
+        Args:
+            deadline_s: monotonic time by which this returns.
+
+        Returns:
+            The names of meters whose poller has not ended; it is silenced and ends by itself.
+        """
+        for poller in self.pollers.values():
+            poller.stop()
+        self._join(min(deadline_s, time.monotonic() + _POLITE_S))
+        for poller in self._alive():
+            poller.interrupt()
+        self._join(deadline_s)
+        left = self._alive()
+        for poller in self.pollers.values():
+            if poller not in left:
+                self._lines.release(poller.device.transport)
+        if not left:
+            self._state.close()
+        return [poller.device.device_name for poller in left]
+
+    def _alive(self) -> list[DevicePoller]:
+        return [poller for poller in self.pollers.values() if poller.thread.is_alive()]
+
+    def _join(self, deadline_s: float) -> None:
+        for poller in self._alive():
+            poller.thread.join(max(0.0, deadline_s - time.monotonic()))

@@ -1,0 +1,240 @@
+"""What an operator asks of one meter: read, write, execute, clock, relay, timing of the layers.
+
+Each function takes an open session and plain words and gives something that JSON can tell. Permission to
+change a meter is checked here, so no way to the meter can go round it.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime, timezone
+from typing import Any
+
+from dlms_connector.config.catalogue import default_class
+from dlms_connector.config.reading import ObjectDefinition
+from dlms_connector.config.settings import DeviceSettings
+from dlms_connector.cosem.clock import decode_clock, encode_clock
+from dlms_connector.cosem.services import AttributeRef
+from dlms_connector.cosem.values import DataType, DateTime, TypedValue
+from dlms_connector.errors import CommandError, DlmsConnectorError, ObjectError
+from dlms_connector.meter.plan import scaler_ref
+from dlms_connector.meter.profile import ProfileReader, Window
+from dlms_connector.meter.profile_rows import row_readings
+from dlms_connector.meter.reading import Plain, apply_definition, to_plain
+from dlms_connector.meter.session import MeterSession
+from dlms_connector.meter.writing import data_type, to_typed
+from dlms_connector.meter.zones import zone_for
+from dlms_connector.obis import Obis
+
+CLOCK = AttributeRef(8, Obis(0, 0, 1, 0, 0), 2)
+RELAY = Obis(0, 0, 96, 3, 10)
+_RELAY_CLASS = 70
+_RELAY_STATES = {0: "disconnected", 1: "connected", 2: "ready for reconnection"}
+_CAPTURE_GUARD_S = 5
+_CAPTURE_GRID_S = 300  # captures of 5, 15, 30 and 60 minutes fall on it
+
+
+def object_definition(device: DeviceSettings, params: dict[str, Any]) -> ObjectDefinition:
+    """The object that `params` names: `key` of the configuration, or `obis` with `class` and `attribute`.
+
+    Raises:
+        CommandError: neither, or not usable.
+    """
+    name = params.get("key")
+    if name is not None:
+        for entry in (*device.timeseries, *device.attributes):
+            if entry.key == name:
+                return entry
+        raise CommandError(f'the device has no key "{name}"', hint="name a key of timeseries or attributes")
+    code = params.get("obis")
+    if not isinstance(code, str):
+        raise CommandError("the object is missing", hint='give "obis" such as "1-0:1.8.0", or "key"')
+    try:
+        obis = Obis.parse(code)
+    except ValueError as error:
+        raise CommandError(str(error)) from error
+    class_id = whole_number(params, "class", default_class(obis), 0, 65535)
+    attribute = whole_number(params, "attribute", 2, 1, 127)
+    return ObjectDefinition.model_validate({"obis": str(obis), "class": class_id, "attribute": attribute})
+
+
+def whole_number(params: dict[str, Any], name: str, default: int, low: int, high: int) -> int:
+    """A whole number of the parameters, also written as text. Raises CommandError."""
+    value = params.get(name, default)
+    try:
+        number = int(value)
+    except (TypeError, ValueError) as error:
+        raise CommandError(f'"{name}" is a whole number') from error
+    if isinstance(value, float) or not low <= number <= high:
+        raise CommandError(f'"{name}" is a whole number from {low} to {high}')
+    return number
+
+
+def reference(definition: ObjectDefinition) -> AttributeRef:
+    """The attribute that a definition names."""
+    class_id = definition.class_id if definition.class_id is not None else default_class(definition.obis)
+    return AttributeRef(class_id, definition.obis, definition.attribute)
+
+
+def read(session: MeterSession, definition: ObjectDefinition) -> Plain:
+    """Read one object now, scaled as the definition says."""
+    ref = reference(definition)
+    return apply_definition(session.get(ref), definition, _exponent(session, ref, definition))
+
+
+def _exponent(session: MeterSession, ref: AttributeRef, definition: ObjectDefinition) -> int:
+    where = scaler_ref(ref)
+    if definition.scaler != "auto" or where is None:
+        return definition.scaler if isinstance(definition.scaler, int) else 0
+    try:
+        value = session.get(where)
+    except ObjectError:
+        return 0
+    return value[0] if isinstance(value, tuple) and value and isinstance(value[0], int) else 0
+
+
+def write(session: MeterSession, definition: ObjectDefinition, value: Any, type_name: str = "auto") -> None:
+    """Write one attribute; `auto` takes the type that the meter answers with.
+
+    Raises:
+        CommandError: not allowed by `allowWrite`, or the value does not fit.
+    """
+    ref = reference(definition)
+    allow(session.device, ref.obis, "set")
+    kind = session.get_typed(ref).type if type_name == "auto" else data_type(type_name)
+    session.set(ref, to_typed(value, kind, exponent=_exponent(session, ref, definition)))
+
+
+def execute(session: MeterSession, ref: AttributeRef, parameter: Any = None, type_name: str = "") -> Plain:
+    """Invoke a method. Raises CommandError when `allowWrite` does not name the object."""
+    allow(session.device, ref.obis, "action")
+    typed = None
+    if parameter is not None or type_name:
+        typed = to_typed(parameter, data_type(type_name or "int8"))
+    return to_plain(session.execute(ref, typed))
+
+
+def allow(device: DeviceSettings, obis: Obis, service: str) -> None:
+    """Raise CommandError unless the configuration allows this change of the meter."""
+    allowed = device.allow_write.set if service == "set" else device.allow_write.action
+    if obis not in allowed:
+        raise CommandError(
+            f"changing {obis} is not allowed on {device.device_name}",
+            hint=f'add "{obis}" to allowWrite.{service} of the device, if it is meant',
+        )
+
+
+def read_clock(session: MeterSession) -> dict[str, Plain]:
+    """The meter's clock and how far it is off ours (`offsetMs`, positive: the meter is ahead)."""
+    raw = session.get(CLOCK)
+    if not isinstance(raw, bytes):
+        raise CommandError("the meter's clock is no date-time")
+    settings = session.device.clock
+    moment = decode_clock(raw)
+    epoch_ms = moment.to_epoch_ms(
+        zone_for(settings.time_zone), deviation_reversed=settings.deviation_sign == "reversed"
+    )
+    now_ms = time.time_ns() // 1_000_000
+    return {
+        "time": moment.isoformat(),
+        "epochMs": epoch_ms,
+        "offsetMs": None if epoch_ms is None else epoch_ms - now_ms,
+        "valid": not moment.is_invalid,
+    }
+
+
+def set_clock(session: MeterSession, epoch_ms: int | None = None) -> dict[str, Plain]:
+    """Set the meter's clock, at most by `clock.maxShift`, and never beside a capture of a profile.
+
+    Raises:
+        CommandError: not allowed, too far off, or too near to a capture.
+    """
+    device = session.device
+    allow(device, CLOCK.obis, "set")
+    before = read_clock(session)
+    now_ms = time.time_ns() // 1_000_000
+    target_ms = now_ms if epoch_ms is None else epoch_ms
+    meter_ms = before["epochMs"]
+    if isinstance(meter_ms, int) and abs(target_ms - meter_ms) > device.clock.max_shift_ms:
+        raise CommandError(
+            f"the clock would move by {abs(target_ms - meter_ms) / 1000:.0f} s, more than maxShift allows",
+            hint="raise clock.maxShift for this device if the shift is meant",
+        )
+    _stay_clear_of_captures(target_ms, meter_ms if isinstance(meter_ms, int) else target_ms)
+    raw = encode_clock(
+        target_ms,
+        zone_for(device.clock.time_zone),
+        deviation_reversed=device.clock.deviation_sign == "reversed",
+    )
+    kind = session.get_typed(CLOCK).type
+    value = DateTime(raw) if kind is DataType.DATE_TIME else raw
+    session.set(CLOCK, TypedValue(kind, value))
+    return {"before": before["time"], "after": read_clock(session)["time"]}
+
+
+def _stay_clear_of_captures(target_ms: int, meter_ms: int) -> None:
+    """A shift across the moment of a capture would double or lose a row of a profile."""
+    grid_ms = _CAPTURE_GRID_S * 1000
+    for moment in (target_ms, meter_ms):
+        into_s = moment % grid_ms / 1000
+        if into_s < _CAPTURE_GUARD_S or into_s > _CAPTURE_GRID_S - _CAPTURE_GUARD_S:
+            raise CommandError("a profile may be captured just now", hint="try again in ten seconds")
+    if target_ms // grid_ms != meter_ms // grid_ms:
+        raise CommandError("the shift would cross the moment of a capture", hint="try again in a minute")
+
+
+def relay_state(session: MeterSession, obis: Obis = RELAY) -> dict[str, Plain]:
+    """Output and control state of a disconnect control object (class 70)."""
+    output = session.get(AttributeRef(_RELAY_CLASS, obis, 2))
+    control = session.get(AttributeRef(_RELAY_CLASS, obis, 3))
+    state = _RELAY_STATES.get(control, f"state {control}") if isinstance(control, int) else None
+    return {"connected": bool(output), "state": state}
+
+
+def relay_switch(session: MeterSession, connect: bool, obis: Obis = RELAY) -> dict[str, Plain]:
+    """Remote reconnect or disconnect, then the state that followed."""
+    allow(session.device, obis, "action")
+    session.execute(AttributeRef(_RELAY_CLASS, obis, 2 if connect else 1), TypedValue(DataType.INT8, 0))
+    return relay_state(session, obis)
+
+
+def read_profile(reader: ProfileReader, session: MeterSession, window: Window, limit: int) -> list[Plain]:
+    """The newest `limit` rows of a window as `{"ts": ..., "values": {...}}`."""
+    rows = reader.rows(session, window)[-limit:]
+    layout = reader.learn(session)
+    result: list[Plain] = []
+    for row in rows:
+        values: dict[str, Plain] = {reading.key: reading.value for reading in row_readings(row, layout)}
+        result.append({"ts": row.ts_ms, "time": _iso(row.ts_ms), "values": values})
+    return result
+
+
+def _iso(epoch_ms: int) -> str:
+    return datetime.fromtimestamp(epoch_ms / 1000, timezone.utc).isoformat()
+
+
+def time_layers(session: MeterSession) -> dict[str, Plain]:
+    """Open the session anew and time each step in milliseconds: what is slow, or where it ends.
+
+    The former association is released first; the meter serves one.
+    """
+    session.close(time.monotonic() + 2.0)
+    steps: dict[str, Plain] = {}
+    result: dict[str, Plain] = {"ok": False, "steps": steps}
+    began = time.monotonic()
+    try:
+        session.open()
+        steps["open"] = _since(began)
+        began = time.monotonic()
+        first = next(iter(session.plan.registers), None)
+        session.get(first.ref if first else CLOCK)
+        steps["read"] = _since(began)
+    except DlmsConnectorError as error:
+        result.update(error=error.explain(), layer=str(error.layer))
+        return result
+    result["ok"] = True
+    return result
+
+
+def _since(began_s: float) -> float:
+    return round((time.monotonic() - began_s) * 1000, 1)

@@ -1,0 +1,132 @@
+"""What is read together: registers with their requests, encoded once and kept.
+
+A plan knows nothing of time or links. The session tells it how large a request may be and whether the meter
+does lists; the poller asks for the requests of the periods that are due.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from dlms_connector.config.catalogue import default_class
+from dlms_connector.config.reading import RegisterSettings
+from dlms_connector.config.settings import DeviceSettings
+from dlms_connector.cosem.services import AttributeRef, ListRequest, get_request
+
+# class -> attributes that carry a scaled value, and where its scaler_unit is (Blue Book 4.3)
+_SCALER_ATTRIBUTE = {3: ({2}, 3), 4: ({2}, 3), 5: ({2, 3}, 4)}
+MAX_LIST = 60
+
+
+@dataclass(slots=True, eq=False)
+class Register:
+    """One object of the configuration with what was learned of it."""
+
+    key: str
+    ref: AttributeRef
+    settings: RegisterSettings
+    period_s: float
+    is_attribute: bool
+    scaler_ref: AttributeRef | None
+    exponent: int | None = None  # None: not read yet
+    unit: str = ""
+    refused_until_s: float = 0.0
+    request: bytes = b""
+
+    @property
+    def needs_scaler(self) -> bool:
+        return self.exponent is None and self.scaler_ref is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Registers that one request reads: a list, or one register with `list_request` None."""
+
+    registers: tuple[Register, ...]
+    list_request: ListRequest | None
+
+
+def make_register(entry: RegisterSettings, period_ms: int, *, is_attribute: bool) -> Register:
+    """A register from its settings; the class and the place of the scaler follow from the OBIS code."""
+    class_id = entry.class_id if entry.class_id is not None else default_class(entry.obis)
+    ref = AttributeRef(class_id, entry.obis, entry.attribute)
+    register = Register(
+        key=entry.key,
+        ref=ref,
+        settings=entry,
+        period_s=(entry.poll_period_ms or period_ms) / 1000,
+        is_attribute=is_attribute,
+        scaler_ref=scaler_ref(ref) if entry.scaler == "auto" else None,
+        request=get_request(ref),
+    )
+    if register.scaler_ref is None:
+        register.exponent = 0
+    return register
+
+
+def scaler_ref(ref: AttributeRef) -> AttributeRef | None:
+    """Where the scaler and unit of this attribute are, None for classes without."""
+    attributes, at = _SCALER_ATTRIBUTE.get(ref.class_id, (set(), 0))
+    return AttributeRef(ref.class_id, ref.obis, at) if ref.attribute in attributes else None
+
+
+class ReadPlan:
+    """The registers of one meter and the requests that read them."""
+
+    def __init__(self, device: DeviceSettings) -> None:
+        self.registers = tuple(
+            [make_register(entry, device.poll_period_ms, is_attribute=False) for entry in device.timeseries]
+            + [
+                make_register(entry, device.attribute_period_ms, is_attribute=True)
+                for entry in device.attributes
+            ]
+        )
+        self._max_request_bytes = 0
+        self._lists = True
+        self._batches: dict[tuple[int, ...], tuple[Batch, ...]] = {}
+
+    @property
+    def periods_s(self) -> set[float]:
+        return {register.period_s for register in self.registers}
+
+    def fit(self, max_request_bytes: int, lists: bool) -> None:
+        """Tell what the meter takes: bytes of one request (0: no limit) and whether it does lists."""
+        if (max_request_bytes, lists) != (self._max_request_bytes, self._lists):
+            self._max_request_bytes, self._lists = max_request_bytes, lists
+            self._batches.clear()
+
+    def due(self, periods_s: Iterable[float], now_s: float) -> tuple[Batch, ...]:
+        """The requests for every register of these periods that is not set aside at `now_s`."""
+        wanted = set(periods_s)
+        indices = tuple(
+            index
+            for index, register in enumerate(self.registers)
+            if register.period_s in wanted and register.refused_until_s <= now_s
+        )
+        batches = self._batches.get(indices)
+        if batches is None:
+            batches = self._batches[indices] = tuple(self.batch([self.registers[index] for index in indices]))
+        return batches
+
+    def batch(self, registers: list[Register]) -> list[Batch]:
+        """Cut registers into requests that fit the meter's PDU."""
+        if not self._lists:
+            return [Batch((register,), None) for register in registers]
+        size = self.list_size
+        batches = []
+        for start in range(0, len(registers), size):
+            part = tuple(registers[start : start + size])
+            refs = [register.ref for register in part]
+            batches.append(Batch(part, ListRequest(refs) if len(part) > 1 else None))
+        return batches
+
+    @property
+    def list_size(self) -> int:
+        """How many attributes one list may hold."""
+        if not self._max_request_bytes:
+            return MAX_LIST
+        count = MAX_LIST
+        while count > 1 and ListRequest.size_bytes(count) > self._max_request_bytes:
+            count -= 1
+        return count

@@ -1,0 +1,242 @@
+"""Load profiles and event logs as the second memory: a cursor on disk, every gap filled in small steps.
+
+The cursor stands at the newest row that was handed over. It moves only after the hand-over; after a restart
+the rows of the last `overlap` are read again: what the gateway had not yet on its disk may be lost, and
+ThingsBoard overwrites equal timestamps.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from dlms_connector.config.reading import ProfileSettings
+from dlms_connector.config.settings import DeviceSettings
+from dlms_connector.cosem.services import AttributeRef
+from dlms_connector.cosem.units import unit_text
+from dlms_connector.cosem.values import Value
+from dlms_connector.errors import DlmsConnectorError, LinkError, ObjectError, ServiceRefused
+from dlms_connector.meter.plan import scaler_ref
+from dlms_connector.meter.profile_rows import (
+    Layout,
+    Row,
+    entry_selection,
+    parse_capture_objects,
+    range_selection,
+    row_readings,
+    timed_rows,
+)
+from dlms_connector.meter.reading import Reading
+from dlms_connector.meter.schedule import phase_of
+from dlms_connector.meter.session import MeterSession
+from dlms_connector.meter.zones import zone_for
+from dlms_connector.state import StateStore
+
+_FACT_CURSOR = "cursor"
+_FACT_ACCESS = "profile access"
+_PROFILE_CLASS = 7
+_EVENTS_PERIOD_S = 300.0
+_RETRY_S = 60.0
+_FUTURE_MS = 86_400_000
+_ACCESS_ORDER = ("range", "entry", "whole")
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A stretch of time to read, epoch milliseconds, both ends included."""
+
+    from_ms: int
+    to_ms: int
+
+
+class ProfileReader:
+    """Reads one profile of one meter: layout, rows of a window by whatever access the meter does."""
+
+    def __init__(self, device: DeviceSettings, settings: ProfileSettings, state: StateStore) -> None:
+        self.settings = settings
+        self.layout: Layout | None = None
+        self._device = device
+        self._state = state
+        self._zone = zone_for(device.clock.time_zone)
+        self._reversed = device.clock.deviation_sign == "reversed"
+        known = state.get_all(device.device_name, _FACT_ACCESS).get(str(settings.obis))
+        self._access = settings.access if settings.access != "auto" else known or "range"
+
+    def learn(self, session: MeterSession) -> Layout:
+        """Read the profile's columns and capture period once.
+
+        Raises:
+            ObjectError: there is no such profile for this client.
+        """
+        if self.layout is None:
+            columns = parse_capture_objects(session.get(self._ref(3)), self.settings.columns)
+            period = session.get(self._ref(4))
+            scaled = []
+            for column in columns:
+                ref = scaler_ref(column.ref)
+                if ref is None or column.key is None:
+                    scaled.append(column)
+                    continue
+                exponent, unit = _scaler(session, ref)
+                scaled.append(replace(column, exponent=exponent, unit=unit))
+            self.layout = Layout(tuple(scaled), period if isinstance(period, int) else 0)
+        return self.layout
+
+    def rows(self, session: MeterSession, window: Window) -> list[Row]:
+        """Rows of the window, oldest first.
+
+        Raises:
+            LinkError, ObjectError, ServiceRefused: none of the ways of access works.
+        """
+        layout = self.learn(session)
+        buffer = self._read(session, window, layout)
+        rows = timed_rows(
+            buffer,
+            layout,
+            self._zone,
+            deviation_reversed=self._reversed,
+            events=self.settings.kind == "events",
+        )
+        inside = [row for row in rows if window.from_ms <= row.ts_ms <= window.to_ms]
+        return sorted(inside, key=lambda row: row.ts_ms)
+
+    def _read(self, session: MeterSession, window: Window, layout: Layout) -> Value:
+        ways = _ACCESS_ORDER[_ACCESS_ORDER.index(self._access) :]
+        for way in ways:
+            try:
+                buffer = self._read_by(way, session, window, layout)
+            except (ObjectError, ServiceRefused):
+                if way == ways[-1] or self.settings.access != "auto":
+                    raise
+                continue
+            if way != self._access:
+                self._access = way
+                self._state.put(self._device.device_name, _FACT_ACCESS, str(self.settings.obis), way)
+            return buffer
+        return None
+
+    def _read_by(self, way: str, session: MeterSession, window: Window, layout: Layout) -> Value:
+        buffer = self._ref(2)
+        if way == "range":
+            index = layout.clock_index
+            selection = range_selection(
+                window.from_ms,
+                window.to_ms,
+                self._zone,
+                deviation_reversed=self._reversed,
+                **({"clock": layout.columns[index].ref} if index is not None else {}),
+            )
+            return session.get(buffer, selection)
+        if way == "entry":
+            return self._read_entries(session, window, layout)
+        return session.get(buffer)
+
+    def _read_entries(self, session: MeterSession, window: Window, layout: Layout) -> Value:
+        """The newest entries that can reach back to the window, and no more of them than that."""
+        in_use = session.get(self._ref(7))
+        if not isinstance(in_use, int) or in_use <= 0:
+            return []
+        first = 1
+        if layout.capture_period_s > 0:
+            age_ms = max(0, time.time_ns() // 1_000_000 - window.from_ms)
+            first = max(1, in_use - age_ms // (layout.capture_period_s * 1000) - 1)
+        return session.get(self._ref(2), entry_selection(first, in_use))
+
+    def _ref(self, attribute: int) -> AttributeRef:
+        return AttributeRef(_PROFILE_CLASS, self.settings.obis, attribute)
+
+
+def _scaler(session: MeterSession, ref: AttributeRef) -> tuple[int, str]:
+    try:
+        value = session.get(ref)
+    except ObjectError:
+        return 0, ""
+    if isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], int):
+        return value[0], unit_text(value[1]) if isinstance(value[1], int) else ""
+    return 0, ""
+
+
+class ProfileTask:
+    """Background work of a poller: keep one profile's record at the server without a hole.
+
+    Args:
+        deliver: hands rows over; False when they were not taken, and the cursor stays.
+    """
+
+    def __init__(
+        self,
+        reader: ProfileReader,
+        device: DeviceSettings,
+        state: StateStore,
+        deliver: Callable[[Sequence[Reading]], bool],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    ) -> None:
+        self._reader = reader
+        self._settings = reader.settings
+        self._name = device.device_name
+        self._state = state
+        self._deliver = deliver
+        self._clock = clock
+        self._wall_ms = wall_ms
+        self._due_s = 0.0
+        cursor = state.get_all(device.device_name, _FACT_CURSOR).get(str(self._settings.obis))
+        self._cursor_ms: int | None = cursor
+        # Where the next slice begins: behind the cursor by the overlap, once after each start.
+        self._next_ms: int | None = None if cursor is None else cursor - self._settings.overlap_ms
+
+    def due_s(self) -> float:
+        """Monotonic seconds from which a slice is wanted."""
+        return self._due_s
+
+    @property
+    def behind_ms(self) -> int | None:
+        """How far the record lags behind now, None before the first row."""
+        return None if self._cursor_ms is None else max(0, self._wall_ms() - self._cursor_ms)
+
+    def step(self, session: MeterSession) -> None:
+        """Read and hand over one slice. Raises LinkError; other faults postpone the next try."""
+        try:
+            self._fill_slice(session)
+        except LinkError:
+            raise
+        except DlmsConnectorError:
+            self._due_s = self._clock() + max(_RETRY_S, self._period_s())
+            raise
+
+    def _fill_slice(self, session: MeterSession) -> None:
+        now_ms = self._wall_ms()
+        oldest_ms = now_ms - self._settings.backfill_ms
+        from_ms = oldest_ms if self._next_ms is None else max(self._next_ms, oldest_ms)
+        to_ms = min(from_ms + self._settings.slice_ms, now_ms + _FUTURE_MS)
+        reaches_now = to_ms >= now_ms
+        rows = self._reader.rows(session, Window(from_ms, to_ms))
+        layout = self._reader.learn(session)
+        readings = [reading for row in rows for reading in row_readings(row, layout)]
+        if readings and not self._deliver(readings):
+            self._due_s = self._clock() + _RETRY_S
+            return
+        if rows:
+            self._advance(rows[-1].ts_ms)
+        # An empty or finished slice of the past is done; the newest one is read again from the last row on.
+        self._next_ms = to_ms + 1 if not reaches_now else (self._cursor_ms or from_ms - 1) + 1
+        self._due_s = self._next_poll_s() if reaches_now else self._clock()
+
+    def _advance(self, ts_ms: int) -> None:
+        if self._cursor_ms is None or ts_ms > self._cursor_ms:
+            self._cursor_ms = ts_ms
+            self._state.put(self._name, _FACT_CURSOR, str(self._settings.obis), ts_ms)
+
+    def _period_s(self) -> float:
+        if self._settings.poll_period_ms is not None:
+            return self._settings.poll_period_ms / 1000
+        layout = self._reader.layout
+        return float(layout.capture_period_s) if layout and layout.capture_period_s else _EVENTS_PERIOD_S
+
+    def _next_poll_s(self) -> float:
+        """A little after the next capture, each meter at its own moment."""
+        period = self._period_s()
+        into = (self._wall_ms() / 1000) % period
+        return self._clock() + period - into + min(period, 60.0) * (0.05 + 0.9 * phase_of(self._name))

@@ -1,0 +1,108 @@
+"""A reading: one value of one meter at one moment, on its way to ThingsBoard."""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+from typing import Any, NamedTuple, Union
+
+from dlms_connector.config.reading import ObjectDefinition
+from dlms_connector.cosem import clock
+from dlms_connector.cosem.units import scale
+from dlms_connector.cosem.values import Date, DateTime, Time, Value
+from dlms_connector.errors import DecodeError
+from dlms_connector.obis import Obis
+
+Plain = Union[None, bool, int, float, Decimal, str, list["Plain"], dict[str, "Plain"]]  # noqa: UP007 (recursive)
+_PRINTABLE = re.compile(rb"[\x20-\x7e]+")
+
+
+class Reading(NamedTuple):
+    """A value under its key; `ts_ms` is when the meter answered, or the row's own time in a profile."""
+
+    key: str
+    value: Plain
+    unit: str
+    ts_ms: int
+
+
+def to_plain(value: Value) -> Plain:
+    """Any A-XDR value as something that JSON can tell.
+
+    Octets become text where all are printable, an OBIS code where they look like a logical name, a moment
+    where they are a plausible date-time, and hexadecimal otherwise. Structures and arrays become lists.
+    """
+    if isinstance(value, (list, tuple)):
+        return [to_plain(item) for item in value]
+    if isinstance(value, bytes):
+        return _octets(value)
+    if isinstance(value, str):
+        return value.rstrip("\0")
+    return value
+
+
+def _octets(raw: bytes) -> str:
+    if isinstance(raw, DateTime) or (len(raw) == 12 and _plausible_moment(raw)):
+        try:
+            return clock.decode_clock(raw).isoformat()
+        except DecodeError:
+            return raw.hex().upper()
+    if isinstance(raw, Date):
+        return clock.date_text(raw)
+    if isinstance(raw, Time):
+        return clock.time_text(raw)
+    text = raw.rstrip(b"\0")
+    if not text:
+        return "" if not raw else raw.hex().upper()
+    if _PRINTABLE.fullmatch(text):
+        return text.decode("ascii")
+    if len(raw) == 6 and raw[5] == 0xFF:
+        return str(Obis.from_bytes(raw))
+    return raw.hex().upper()
+
+
+def _plausible_moment(raw: bytes) -> bool:
+    year = int.from_bytes(raw[:2], "big")
+    if not (1990 <= year <= 2200 or year == 0xFFFF):
+        return False
+    try:
+        clock.decode_clock(raw)
+    except DecodeError:
+        return False
+    return True
+
+
+def apply_definition(value: Value, definition: ObjectDefinition, exponent: int) -> Plain:
+    """A raw value as the operator asked for it: path, scaler, multiplier, rounding, type.
+
+    `exponent` is the power of ten from the meter (0 for none); a number in the definition wins over it.
+    """
+    for position in definition.path:
+        if not isinstance(value, (list, tuple)) or position >= len(value):
+            return None
+        value = value[position]
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return _typed(to_plain(value), definition.type)
+    number: Any = value if isinstance(value, int) else Decimal(repr(value))
+    if definition.scaler is not None:
+        number = scale(number, exponent if definition.scaler == "auto" else definition.scaler)
+    if definition.multiplier is not None:
+        number = number * definition.multiplier
+    if definition.round is not None and isinstance(number, Decimal) and number.is_finite():
+        number = round(number, definition.round)
+    return _typed(number, definition.type)
+
+
+def _typed(value: Plain, wanted: str) -> Plain:
+    if value is None or wanted in ("auto", "json"):
+        return value
+    if wanted == "text":
+        return value if isinstance(value, str) else str(value)
+    if wanted == "boolean":
+        return value not in (0, "", "0", "false")
+    if isinstance(value, str):
+        try:
+            return Decimal(value.strip())
+        except ArithmeticError:
+            return value
+    return int(value) if isinstance(value, bool) else value

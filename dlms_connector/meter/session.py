@@ -1,0 +1,365 @@
+"""One meter's session: open, read, write, execute, close; one association at a time.
+
+The session talks to its meter through a channel that somebody else made (TCP, serial, shared line or, one
+day, a meter that dialled in). It keeps what it learned: scalers, units, whether lists work. Every LinkError
+ends the association; opening anew is the poller's decision.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from dlms_connector.config.settings import DeviceSettings
+from dlms_connector.cosem import services
+from dlms_connector.cosem.association import Association, AssociationParameters
+from dlms_connector.cosem.exceptions import InvocationCounterRefused
+from dlms_connector.cosem.services import AttributeRef, ListRequest, Selection
+from dlms_connector.cosem.units import unit_text
+from dlms_connector.cosem.values import TypedValue, Value, decode_typed
+from dlms_connector.errors import (
+    AssociationError,
+    DlmsConnectorError,
+    LinkClosed,
+    LinkError,
+    LinkTimeout,
+    ObjectError,
+    ProtocolError,
+    SecurityError,
+    ServiceRefused,
+)
+from dlms_connector.link.channel import Channel
+from dlms_connector.link.line import Priority
+from dlms_connector.meter.counters import InvocationCounters
+from dlms_connector.meter.parameters import association_parameters, public_client
+from dlms_connector.meter.plan import Batch, ReadPlan, Register
+from dlms_connector.meter.reading import Reading, apply_definition
+from dlms_connector.state import StateStore
+
+_LIST_FAILURES = 2
+_FACT_SCALERS = "scalers"
+_FACT_ABILITIES = "abilities"
+
+
+class MeterSession:
+    """The association with one meter and what was learned of it.
+
+    Args:
+        device: the meter's settings.
+        make_channel: gives a closed channel for a client address; bytes are counted on it.
+        state: the state file.
+        on_event: takes one line for the log, e.g. that lists are not used any more.
+        wall_ms: epoch milliseconds, for readings.
+    """
+
+    def __init__(
+        self,
+        device: DeviceSettings,
+        make_channel: Callable[[int], Channel],
+        state: StateStore,
+        *,
+        on_event: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+        wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    ) -> None:
+        self.device = device
+        self.plan = ReadPlan(device)
+        self.channel = make_channel(device.client.address)
+        self._make_channel = make_channel
+        self.state = state
+        self._on_event = on_event
+        self._clock = clock
+        self._wall_ms = wall_ms
+        self._timeout_s = device.timeout_ms / 1000
+        self._association: Association | None = None
+        self._requests_before = 0
+        self._responses_before = 0
+        self._list_failures = 0
+        self._list_worked = False
+        identity = f"{device.device_name}/{device.client.address}"
+        self._counters = InvocationCounters(state, identity, on_event)
+        abilities = state.get_all(device.device_name, _FACT_ABILITIES)
+        self._lists = device.client.use_lists and abilities.get("lists", True)
+        self._recall_scalers()
+
+    def _recall_scalers(self) -> None:
+        known = self.state.get_all(self.device.device_name, _FACT_SCALERS)
+        for register in self.plan.registers:
+            if register.needs_scaler and register.scaler_ref is not None:
+                fact = known.get(str(register.scaler_ref))
+                if fact is not None:
+                    register.exponent, register.unit = fact
+
+    @property
+    def priority(self) -> Priority:
+        """Whose turn comes first on a shared line."""
+        return self.channel.priority
+
+    @priority.setter
+    def priority(self, priority: Priority) -> None:
+        self.channel.priority = priority
+
+    def interrupt(self) -> None:
+        """End whatever the session waits for, now and for good; callable from any thread."""
+        self.channel.interrupt()
+
+    @property
+    def is_open(self) -> bool:
+        """An association stands, as far as we know."""
+        return self._association is not None and self.channel.is_open
+
+    @property
+    def requests(self) -> int:
+        """APDUs sent since the session was made."""
+        return self._requests_before + (self._association.requests if self._association else 0)
+
+    @property
+    def responses(self) -> int:
+        """Answers accepted since the session was made."""
+        return self._responses_before + (self._association.responses if self._association else 0)
+
+    def open(self) -> None:
+        """Open the link and associate.
+
+        Raises:
+            SecretError: a password or key cannot be resolved.
+            LinkError: with the layer that failed; nothing is left open.
+        """
+        parameters = association_parameters(self.device.client)
+        ciphered = parameters.security is not None and bool(parameters.security.encryption_key)
+        if ciphered and not self._counters.known:
+            self.synchronise_counter()
+        try:
+            self._associate(parameters)
+        except (SecurityError, AssociationError, ServiceRefused) as error:
+            if not ciphered or not self._may_be_counter(error):
+                raise
+            self._resynchronise(error)
+            self._associate(parameters)
+        association = self._association
+        if association is not None:
+            lists = self._lists and association.conformance.multiple_references
+            room = association.max_request_bytes
+            self.plan.fit(max(1, room - association.overhead_bytes) if room else 0, lists)
+
+    @staticmethod
+    def _may_be_counter(error: DlmsConnectorError) -> bool:
+        """A stale counter shows as its own exception, as a failed authentication or as plain silence."""
+        if isinstance(error, AssociationError):
+            return error.diagnostic in (None, 1, 13)
+        return True
+
+    def _resynchronise(self, error: DlmsConnectorError) -> None:
+        """Once per failure: learn the meter's view of our counter and continue above it."""
+        if isinstance(error, InvocationCounterRefused) and error.expected is not None:
+            self._counters.raise_to(error.expected + 1)
+            return
+        try:
+            self.synchronise_counter()
+        except (LinkError, ServiceRefused, ObjectError) as failure:
+            raise error from failure
+
+    def synchronise_counter(self) -> None:
+        """Read our invocation counter from the meter through the public client and continue above it."""
+        security = self.device.client.security
+        if security is None or not security.invocation_counter.read:
+            return
+        settings = security.invocation_counter
+        channel = self._make_channel(settings.client_address)
+        association = Association(channel, public_client(), timeout_s=self._timeout_s)
+        try:
+            channel.open(self._clock() + self._timeout_s)
+            association.open()
+            value = services.get(association, AttributeRef(1, settings.obis, 2))
+            association.release()
+        finally:
+            if channel.is_open:
+                channel.close(self._clock() + self._timeout_s)
+            channel.abandon()
+        if not isinstance(value, int):
+            raise SecurityError(
+                f"the invocation counter {settings.obis} is no number",
+                hint="check security.invocationCounter.obis",
+            )
+        self._counters.raise_to(value + 1)
+        self._on_event(f"invocation counter synchronised with the meter at {value}")
+
+    def _associate(self, parameters: AssociationParameters) -> None:
+        self.channel.open(self._clock() + self._timeout_s)
+        association = Association(
+            self.channel,
+            parameters,
+            timeout_s=self._timeout_s,
+            next_counter=self._counters.next,
+            clock=self._clock,
+        )
+        try:
+            association.open()
+        except DlmsConnectorError:
+            self._hang_up()
+            raise
+        self._association = association
+
+    def _hang_up(self) -> None:
+        """Close the link politely where it still stands; it never hides the error that led here."""
+        if self.channel.is_open:
+            self.channel.close(self._clock() + min(self._timeout_s, 2.0))
+        self.channel.abandon()
+
+    def close(self, deadline_s: float) -> None:
+        """Release the association and the link: RLRQ, then DISC, as far as the deadline allows."""
+        association = self._association
+        if association is not None and self.channel.is_open:
+            association.timeout_s = max(0.05, min(self._timeout_s, deadline_s - self._clock()))
+            try:
+                association.release()
+            except (LinkError, ServiceRefused):
+                # A meter that ignores RLRQ still gets its DISC; the poller waits before it comes back.
+                self._on_event("the meter did not answer the release of its association")
+        self._forget_association()
+        if self.channel.is_open:
+            self.channel.close(deadline_s)
+        self.channel.abandon()
+
+    def abandon(self) -> None:
+        """Forget the association without a word to the meter."""
+        self._forget_association()
+        self.channel.abandon()
+
+    def _forget_association(self) -> None:
+        if self._association is not None:
+            self._requests_before += self._association.requests
+            self._responses_before += self._association.responses
+            self._association = None
+
+    @contextmanager
+    def _exchange(self) -> Iterator[Association]:
+        """The open association; any LinkError inside ends it."""
+        association = self._association
+        if association is None:
+            raise LinkClosed("there is no association with the meter")
+        try:
+            yield association
+        except LinkError:
+            self.abandon()
+            raise
+
+    def read(self, batch: Batch) -> list[Reading]:
+        """Read one batch of the plan; refused registers are marked and left out.
+
+        Raises:
+            LinkError: the association is over.
+            ServiceRefused: the meter does not do GET at all.
+        """
+        with self._exchange() as association:
+            unknown = [register for register in batch.registers if register.needs_scaler]
+            if unknown:
+                self._learn_scalers(association, unknown)
+            request = batch.list_request
+            if request is None or not self._lists:
+                results = [self._read_one(association, register) for register in batch.registers]
+            else:
+                results = self._read_list(association, request, batch.registers)
+            ts_ms = self._wall_ms()
+        readings = []
+        for register, result in zip(batch.registers, results, strict=True):
+            if isinstance(result, ObjectError):
+                self._set_aside(register, result)
+            elif register.exponent is not None:
+                value = apply_definition(result, register.settings, register.exponent)
+                readings.append(Reading(register.key, value, register.unit, ts_ms))
+        return readings
+
+    def _set_aside(self, register: Register, error: ObjectError) -> None:
+        """What the meter refuses for good is asked again rarely; the rest with the next cycle."""
+        if not error.transient:
+            register.refused_until_s = self._clock() + self.device.refused_register_period_ms / 1000
+            self._on_event(f'"{register.key}" is set aside: {error.explain()}')
+
+    @staticmethod
+    def _read_one(association: Association, register: Register) -> Value | ObjectError:
+        try:
+            return services.get_prepared(association, register.request, register.ref)
+        except ObjectError as error:
+            return error
+
+    def _read_list(
+        self, association: Association, request: ListRequest, registers: Sequence[Register]
+    ) -> list[Value | ObjectError]:
+        try:
+            results = services.get_list(association, request)
+        except (ServiceRefused, ObjectError) as error:
+            self._stop_lists(f"the meter refuses lists: {error.explain()}")
+            return [self._read_one(association, register) for register in registers]
+        except (LinkTimeout, LinkClosed, ProtocolError):
+            # Some meters fall silent or hang up on a list instead of refusing it.
+            self._list_failures += 1
+            if not self._list_worked and self._list_failures >= _LIST_FAILURES:
+                self._stop_lists("the meter never answered a list")
+            raise
+        self._list_worked = True
+        return results
+
+    def _stop_lists(self, why: str) -> None:
+        self._lists = False
+        association = self._association
+        self.plan.fit(association.max_request_bytes if association else 0, False)
+        self.state.put(self.device.device_name, _FACT_ABILITIES, "lists", False)
+        self._on_event(f"{why}; its registers are read one by one from now on")
+
+    def _learn_scalers(self, association: Association, registers: Sequence[Register]) -> None:
+        refs = list(dict.fromkeys(register.scaler_ref for register in registers if register.scaler_ref))
+        learned: dict[str, tuple[int, str]] = {}
+        for ref, result in zip(refs, self._read_refs(association, refs), strict=True):
+            if isinstance(result, tuple) and len(result) == 2 and isinstance(result[0], int):
+                unit = result[1] if isinstance(result[1], int) else 255
+                learned[str(ref)] = (result[0], unit_text(unit))
+            elif not isinstance(result, ObjectError) or not result.transient:
+                learned[str(ref)] = (0, "")
+        for register in registers:
+            fact = learned.get(str(register.scaler_ref))
+            if fact is not None:
+                register.exponent, register.unit = fact
+        if learned:
+            self.state.put_many(self.device.device_name, _FACT_SCALERS, learned)
+
+    def _read_refs(self, association: Association, refs: Sequence[AttributeRef]) -> list[Value | ObjectError]:
+        if self._lists and association.conformance.multiple_references and len(refs) > 1:
+            results: list[Value | ObjectError] = []
+            size = self.plan.list_size
+            for start in range(0, len(refs), size):
+                part = refs[start : start + size]
+                try:
+                    results += services.get_list(association, ListRequest(part))
+                except (ServiceRefused, ObjectError) as error:
+                    self._stop_lists(f"the meter refuses lists: {error.explain()}")
+                    return self._read_refs(association, refs)
+            return results
+        results = []
+        for ref in refs:
+            try:
+                results.append(services.get(association, ref))
+            except ObjectError as error:
+                results.append(error)
+        return results
+
+    def get(self, ref: AttributeRef, selection: Selection | None = None) -> Value:
+        """Read any attribute. Raises ObjectError, ServiceRefused, LinkError."""
+        with self._exchange() as association:
+            return services.get(association, ref, selection)
+
+    def get_typed(self, ref: AttributeRef) -> TypedValue:
+        """Read any attribute with its A-XDR type, e.g. to write it back."""
+        with self._exchange() as association:
+            return decode_typed(services.get_raw(association, services.get_request(ref), ref))[0]
+
+    def set(self, ref: AttributeRef, value: TypedValue) -> None:
+        """Write one attribute. Raises ObjectError, ServiceRefused, LinkError."""
+        with self._exchange() as association:
+            services.set_attribute(association, ref, value)
+
+    def execute(self, ref: AttributeRef, parameter: TypedValue | None = None) -> Value:
+        """Invoke a method. Raises ObjectError, ServiceRefused, LinkError."""
+        with self._exchange() as association:
+            return services.execute(association, ref, parameter)
