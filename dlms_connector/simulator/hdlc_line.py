@@ -1,0 +1,127 @@
+"""HDLC's end of a line: the meters and clients that talk on it, over TCP or a serial line."""
+
+from __future__ import annotations
+
+from dlms_connector.link import control as ctl
+from dlms_connector.link.frames import BadFrame, Frame, FrameReader, encode_frame
+from dlms_connector.link.parameters import LinkParameters
+from dlms_connector.simulator.association_server import ServerAssociation
+from dlms_connector.simulator.faults import FaultKind, Stage
+from dlms_connector.simulator.hdlc_server import HdlcConnection
+from dlms_connector.simulator.line import NOTIFICATION, LineConnection, SimulatedLine
+from dlms_connector.simulator.meter import LogicalDevice
+
+
+class HdlcLineConnection(LineConnection):
+    """HDLC over TCP or a serial line; several meters and clients may talk on it."""
+
+    def __init__(self, line: SimulatedLine) -> None:
+        super().__init__(line)
+        self._reader = FrameReader()
+        self._sessions: dict[
+            tuple[bytes, bytes], tuple[LogicalDevice, HdlcConnection, ServerAssociation]
+        ] = {}
+
+    def feed(self, data: bytes) -> None:
+        self._reader.feed(data)
+        while (frame := self._reader.next()) is not None:
+            if isinstance(frame, BadFrame):
+                for device in self.line.devices[:1]:
+                    device.counters.bad_frames += 1
+            elif not self.stream.is_closing():
+                self._dispatch(frame)
+
+    def _dispatch(self, frame: Frame) -> None:
+        session = self._sessions.get((frame.destination, frame.source))
+        if session is None:
+            session = self._open(frame)
+            if session is None:
+                self.line.counters.unanswered += 1
+                return
+        device, connection, association = session
+        self.request(
+            device, _wire_bytes(frame), lambda: self._process(frame, device, connection, association)
+        )
+
+    def _open(self, frame: Frame) -> tuple[LogicalDevice, HdlcConnection, ServerAssociation] | None:
+        device = self.line.device_at_address(frame.destination)
+        if device is None or len(frame.source) != 1:
+            return None
+        settings = device.settings
+        own = LinkParameters(
+            settings.max_information_bytes,
+            settings.max_information_bytes,
+            settings.window_frames,
+            settings.window_frames,
+        )
+        connection = HdlcConnection(
+            frame.source,
+            frame.destination,
+            own,
+            ua_without_parameters=settings.quirks.ua_without_parameters,
+        )
+        session = device, connection, ServerAssociation(device, frame.source[0] >> 1)
+        self._sessions[frame.destination, frame.source] = session
+        return session
+
+    def _process(
+        self, frame: Frame, device: LogicalDevice, connection: HdlcConnection, association: ServerAssociation
+    ) -> None:
+        kind = ctl.kind(frame.control)
+        stage = None
+        if kind is ctl.Kind.SNRM or kind is ctl.Kind.DISC:
+            association.end_with_link(cleanly=kind is ctl.Kind.DISC)
+            stage = Stage.SNRM if kind is ctl.Kind.SNRM else Stage.DISC
+        elif kind is ctl.Kind.RR:
+            stage = Stage.SEGMENT
+        repeated = connection.retransmission_count
+        raw, apdu = connection.receive(frame)
+        device.counters.retransmissions += connection.retransmission_count - repeated
+        fault = device.faults.take(stage) if stage is not None and device.faults else None
+        if apdu is not None:
+            reply, fault = association.handle(apdu)
+            # A request without an answer still needs its acknowledgement at the link layer.
+            raw = connection.send(reply) if reply is not None else connection.acknowledge()
+        if raw:
+            self.answer(device, raw, _wire_bytes(frame), fault)
+
+    def notification(self, device: LogicalDevice) -> bytes:
+        destination, source = next(iter(self._sessions))
+        return encode_frame(source, destination, ctl.UI, b"\xe6\xe7\x00" + NOTIFICATION)
+
+    def spoil(self, raw: bytes, kind: FaultKind) -> bytes:
+        if kind is FaultKind.BAD_FCS:
+            return raw[:-2] + bytes((raw[-2] ^ 0x01,)) + raw[-1:]
+        if kind is FaultKind.WRONG_ADDRESS:
+            return _readdressed(raw)
+        return super().spoil(raw, kind)
+
+    def abort_associations(self) -> None:
+        for _, connection, association in self._sessions.values():
+            connection.is_connected = False
+            association.end_with_link(cleanly=False)
+
+    def idle(self, device: LogicalDevice) -> None:
+        for session_device, connection, association in self._sessions.values():
+            if session_device is device:
+                connection.is_connected = False
+                association.end_with_link(cleanly=True)
+
+
+def _wire_bytes(frame: Frame) -> int:
+    """Size with both flags, format, addresses, control and check sequences."""
+    information_bytes = len(frame.information) + 2 if frame.information else 0
+    return 7 + len(frame.destination) + len(frame.source) + information_bytes
+
+
+def _readdressed(raw: bytes) -> bytes:
+    """The same frames, for the client next door."""
+    reader = FrameReader()
+    reader.feed(raw)
+    frames = []
+    while isinstance(frame := reader.next(), Frame):
+        other = bytes((frame.destination[0] ^ 0x20,))
+        frames.append(
+            encode_frame(other, frame.source, frame.control, frame.information, segmented=frame.segmented)
+        )
+    return b"".join(frames)
