@@ -84,6 +84,8 @@ class Association:
         self.conformance = Conformance()
         self.max_request_bytes = 0
         self.stale_answers = 0
+        self.requests = 0
+        self.responses = 0
         self._channel = channel
         self._parameters = parameters
         self._on_notification = on_notification
@@ -250,6 +252,7 @@ class Association:
         numbered = apdu[:2] + _INVOKE_BYTES[number] + apdu[3:]
         cipher = self._cipher
         deadline = self._deadline()
+        self.requests += 1
         answer = self._channel.exchange(cipher.protect(numbered) if cipher else numbered, deadline)
         for _ in range(_MAX_DIVERTED):
             try:
@@ -257,6 +260,7 @@ class Association:
             except StaleAnswer:
                 plain = b""
             if len(plain) >= 3 and plain[0] == response_tag and plain[2] & 0x0F == number:
+                self.responses += 1
                 return plain
             self._divert_or_raise(plain)
             answer = self._channel.receive(deadline)

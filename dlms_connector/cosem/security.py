@@ -275,7 +275,8 @@ class CipherContext:
             raise SecurityError("the answer bears no authentication tag though the policy asks for one")
         if not control & (AUTHENTICATED | ENCRYPTED) and self.parameters.policy:
             raise SecurityError("the answer is not protected though the policy asks for it")
-        if counter <= self._seen[dedicated]:
+        # Some meters do not count: all their answers bear 0. They cannot be told from replays by the counter.
+        if counter and counter <= self._seen[dedicated]:
             raise StaleAnswer(
                 f"the meter's invocation counter {counter} was seen before: a replayed or repeated answer"
             )

@@ -132,6 +132,20 @@ _NUMBERS: dict[int, tuple[int, _Unpack]] = {
     int(tag): (struct.calcsize(text), struct.Struct(text).unpack_from)
     for tag, text in _NUMBER_FORMATS.items()
 }
+
+
+def _shortest_float32(data: bytes, offset: int) -> tuple[float]:
+    """A float32 as the shortest decimal that means it: 230.1, not 230.10000610351562."""
+    raw = data[offset : offset + 4]
+    exact: float = struct.unpack(">f", raw)[0]
+    for digits in (6, 7, 8):
+        short = float(f"{exact:.{digits}g}")
+        if abs(short) < 3.4e38 and struct.pack(">f", short) == raw:
+            return (short,)
+    return (exact,)
+
+
+_NUMBERS[DataType.FLOAT32] = (4, _shortest_float32)
 _MOMENTS: dict[int, tuple[int, type[bytes]]] = {
     DataType.DATE_TIME: (12, DateTime),
     DataType.DATE: (5, Date),
