@@ -66,7 +66,7 @@ def sign_on(stream: SerialStream, settings: ModeE, deadline_s: float) -> str:
     options = f"{_PROTOCOL_HDLC}{chosen}{_MODE_BINARY}\r\n".encode("ascii")
     stream.send(bytes((_ACKNOWLEDGE,)) + options, deadline_s)
     _await_confirmation(stream, min(deadline_s, time.monotonic() + settings.confirmation_timeout_s))
-    stream.reconfigure(BAUD_RATES[chosen], 8, "none")
+    stream.switch_to_8n1(BAUD_RATES[chosen])
     stream.discard_input()
     return f"{maker}{rate}{text}"
 

@@ -47,6 +47,7 @@ class SerialStream:
         self._serial = opened
         self._name = str(opened.port)
         self._fd = opened.fileno()
+        self._baud_rate = int(opened.baudrate)
         self._echo = echo
         self._after_echo = b""
         self._wake_read, self._wake_write = os.pipe()
@@ -97,19 +98,26 @@ class SerialStream:
             self.bytes_received += len(data)
         raise LinkClosed(f"{self._name} delivers bytes without end", layer=Layer.SERIAL)
 
-    def reconfigure(self, baud_rate: int, data_bits: Literal[7, 8], parity: Parity) -> None:
-        """Another rate and character format, once everything sent is out.
+    @property
+    def baud_rate(self) -> int:
+        """The rate now."""
+        return self._baud_rate
+
+    def switch_to_8n1(self, baud_rate: int) -> None:
+        """Another rate, eight bits, no parity, in one step once everything sent is out.
 
         Raises:
-            LinkClosed: the port is gone or does not take them.
+            LinkClosed: the port is gone or does not know the rate.
         """
         try:
-            self._serial.flush()
-            self._serial.apply_settings(
-                {"baudrate": baud_rate, "bytesize": data_bits, "parity": _PARITIES[parity]}
-            )
-        except (serial.SerialException, OSError, termios.error, ValueError) as error:
+            speed = getattr(termios, f"B{baud_rate}")
+            attributes = termios.tcgetattr(self._fd)
+            attributes[2] = attributes[2] & ~(termios.CSIZE | termios.PARENB | termios.CSTOPB) | termios.CS8
+            attributes[4] = attributes[5] = speed
+            termios.tcsetattr(self._fd, termios.TCSADRAIN, attributes)
+        except (AttributeError, termios.error) as error:
             raise LinkClosed(f"{self._name} does not take {baud_rate} Bd", layer=Layer.SERIAL) from error
+        self._baud_rate = baud_rate
 
     def interrupt(self) -> None:
         """Wakes a waiting call; the byte is never read, so that every later wait ends at once too."""
