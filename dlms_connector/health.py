@@ -40,7 +40,7 @@ class Backoff:
 
     def next_pause_s(self) -> float:
         """The pause after one more failure, in seconds."""
-        step_ms = min(self._settings.maximum_ms, self._settings.initial_ms * 2 ** min(self._failures, 30))
+        step_ms = min(self._settings.maximum_ms, self._settings.initial_ms << min(self._failures, 30))
         self._failures += 1
         return step_ms / 1000 * self._rng.uniform(0.5, 1.0)
 

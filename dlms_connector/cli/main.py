@@ -18,6 +18,8 @@ from dlms_connector.errors import DlmsConnectorError
 
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "check": ("dlms_connector.cli.check", "Check a configuration before the gateway starts."),
+    "demo": ("dlms_connector.cli.demo", "Three simulated meters through the real gateway, shown live."),
+    "simulate": ("dlms_connector.cli.simulate", "Run simulated meters until Ctrl-C."),
     "schema": ("dlms_connector.cli.schema", "Write the JSON schema of the configuration, for editors."),
 }
 _INTERRUPTED_EXIT_CODE: Final = 130

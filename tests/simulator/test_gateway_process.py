@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dlms_connector.simulator.thingsboard import ThingsBoardStandIn
-from tests.support.gateway_process import MEMORY_STORAGE, Connector, GatewayProcess
+from dlms_connector.simulator.gateway_process import MEMORY_STORAGE, Connector, GatewayProcess
 
 pytestmark = pytest.mark.contract
 WAIT_S = 60.0

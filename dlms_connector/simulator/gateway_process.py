@@ -20,8 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-SHIM = REPOSITORY / "dlms_connector" / "gateway" / "extension" / "dlms_extension.py"
+_PACKAGE = Path(__file__).resolve().parents[1]
+SHIM = _PACKAGE / "gateway" / "extension" / "dlms_extension.py"
 # Read by the gateway under these plain names; each would replace a part of its configuration.
 _MISLEADING_VARIABLES = {
     "host",
@@ -79,7 +79,7 @@ class GatewayProcess:
 
     Args:
         folder: an empty folder for everything the process writes.
-        port: of the ThingsBoard end point on the loopback.
+        port, host: of the ThingsBoard end point.
         storage: `MEMORY_STORAGE`, or what `sqlite_storage` returns.
         log_levels: of the gateway's loggers, e.g. {"connector": "DEBUG"}.
         extensions: more files for `extensions/custom`; the shim of this project is there if it exists.
@@ -97,6 +97,7 @@ class GatewayProcess:
     extensions: Sequence[Path] = ()
     thingsboard: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
+    host: str = "127.0.0.1"
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -123,7 +124,7 @@ class GatewayProcess:
             for name, value in os.environ.items()
             if name not in _MISLEADING_VARIABLES and not name.startswith("TB_GW_")
         }
-        search_path = [str(self.folder / "overlay"), str(REPOSITORY), environment.get("PYTHONPATH", "")]
+        search_path = [str(self.folder / "overlay"), str(_PACKAGE.parent), environment.get("PYTHONPATH", "")]
         environment |= {
             "TB_GW_CONFIG_DIR": str(self.config_folder),
             "TB_GW_LOGS_PATH": str(self.folder / "logs"),
@@ -139,6 +140,7 @@ class GatewayProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C in a terminal is for whoever stops this process in order
             )
         return self
 
@@ -200,7 +202,7 @@ class GatewayProcess:
 
     def _general(self) -> dict[str, Any]:
         thingsboard = {
-            "host": "127.0.0.1",
+            "host": self.host,
             "port": self.port,
             "keep_alive": 15,
             "remoteShell": False,
