@@ -185,39 +185,47 @@ class HdlcClient:
 
     def _speak(self, stream: ByteStream) -> None:
         """Sends what is due: the request from the first piece not acknowledged on, then RR for the answer."""
-        outgoing = self._outgoing
-        last = min(len(outgoing), self.negotiated.window_transmit_frames) - 1
+        last = min(len(self._outgoing), self.negotiated.window_transmit_frames) - 1
         if last < 0:
             frames = self._encoder.encode(control.receive_ready(self._receive_number))
+        elif last == 0:
+            frames = self._piece(0, poll=True)
         else:
-            frames = b"".join(
-                self._encoder.encode(
-                    control.information(
-                        (self._send_number + index) % MODULO, self._receive_number, poll=index == last
-                    ),
-                    outgoing[index],
-                    segmented=index + 1 < len(outgoing),
-                )
-                for index in range(last + 1)
-            )
+            frames = b"".join(self._piece(index, poll=index == last) for index in range(last + 1))
         stream.send(frames, self._deadline_s)
         self._arm()
+
+    def _piece(self, index: int, *, poll: bool) -> bytes:
+        """One piece of the request as an I frame."""
+        send_number = (self._send_number + index) % MODULO
+        return self._encoder.encode(
+            control.information(send_number, self._receive_number, poll=poll),
+            self._outgoing[index],
+            segmented=index + 1 < len(self._outgoing),
+        )
 
     def _speak_again(self, stream: ByteStream) -> None:
         """After silence: polls a meter that was busy, else repeats while there are tries left."""
         self._reader.clear()
-        if self._busy:
-            stream.send(self._encoder.encode(control.receive_ready(self._receive_number)), self._deadline_s)
-            self._arm()
+        if not self._busy:
+            self._use_a_try()
+            self._speak(stream)
             return
-        self._use_a_try()
-        self._speak(stream)
+        self._check_time()
+        stream.send(self._encoder.encode(control.receive_ready(self._receive_number)), self._deadline_s)
+        self._arm()
 
     def _use_a_try(self) -> None:
-        if not self._tries_left or time.monotonic() >= self._deadline_s:
-            raise LinkTimeout("no answer from the meter in time", layer=Layer.HDLC)
+        self._check_time()
+        if not self._tries_left:
+            raise LinkTimeout("no answer from the meter, however often it was asked", layer=Layer.HDLC)
         self._tries_left -= 1
         self.counters.repeated += 1
+
+    def _check_time(self) -> None:
+        if time.monotonic() >= self._deadline_s:
+            state = "the meter stayed busy" if self._busy else "no answer from the meter"
+            raise LinkTimeout(f"{state} until the deadline", layer=Layer.HDLC)
 
     def _accept(self, frame: Frame) -> bool:
         """Whether an I frame is the next one of the answer to the whole request."""
