@@ -16,7 +16,14 @@ from dlms_connector.simulator.meter import (
     LogicalDevice,
     conformance_bits,
 )
-from dlms_connector.simulator.security_server import Deciphered, ProtectionError, ServerCipher, hls_answer
+from dlms_connector.simulator.security_server import (
+    Deciphered,
+    HlsExchange,
+    ProtectionError,
+    ServerCipher,
+    counter_seen,
+    hls_answer,
+)
 from dlms_connector.simulator.xdlms_server import MALFORMED, NOT_ALLOWED, NOT_SUPPORTED, ServiceProvider
 
 _REPLY_TO_HLS = bytes.fromhex("000f0000280000ff01")
@@ -53,7 +60,7 @@ class ServerAssociation:
         self.services: ServiceProvider | None = None
         self.request: acse.AssociationRequest | None = None
         self._cipher: ServerCipher | None = None
-        self._challenge = b""
+        self._exchange: HlsExchange | None = None
 
     def handle(self, apdu: bytes) -> tuple[bytes | None, Fault | None]:
         """The answer to one APDU (None where the meter keeps silent), and the fault ordered for it.
@@ -158,7 +165,8 @@ class ServerAssociation:
                 request.context, 0, 0, user_information=response, server_title=server_title
             )
         self.state = State.PENDING
-        self._challenge = os.urandom(device.settings.quirks.challenge_bytes)
+        challenge = os.urandom(device.settings.quirks.challenge_bytes)
+        self._exchange = HlsExchange(request, challenge, counter_seen(device, client.address))
         return acse.encode_aare(
             request.context,
             0,
@@ -166,7 +174,7 @@ class ServerAssociation:
             user_information=response,
             server_title=server_title,
             mechanism=client.mechanism,
-            challenge=self._challenge,
+            challenge=challenge,
         )
 
     def _opened(self) -> None:
@@ -227,18 +235,13 @@ class ServerAssociation:
 
     def _prove(self, apdu: bytes) -> bytes:
         """reply_to_HLS_authentication: check the client's f(StoC), answer f(CtoS)."""
-        if len(apdu) < 15 or apdu[1] != 1 or apdu[3:12] != _REPLY_TO_HLS or not self._challenge:
+        if len(apdu) < 15 or apdu[1] != 1 or apdu[3:12] != _REPLY_TO_HLS or not self._exchange:
             return NOT_ALLOWED
         assert self.client is not None  # noqa: S101 - set when the challenge was
-        assert self.request is not None  # noqa: S101
         token = apdu[15:]
         is_octet_string = apdu[12:14] == b"\x01\x09" and apdu[14] == len(token)
-        answer = (
-            hls_answer(self.device, self.client, self.request, self._challenge, token)
-            if is_octet_string
-            else None
-        )
-        self._challenge = b""
+        exchange, self._exchange = self._exchange, None
+        answer = hls_answer(self.device, self.client, exchange, token) if is_octet_string else None
         if answer is None:
             self.device.counters.associations_refused += 1
             self._end(cleanly=True)

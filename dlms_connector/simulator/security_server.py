@@ -177,9 +177,14 @@ def replayed(device: LogicalDevice, seen: int) -> ProtectionError:
     return ProtectionError(_COUNTER_ERROR + (seen + 1).to_bytes(4, "big"))
 
 
+def counter_seen(device: LogicalDevice, client_address: int) -> int:
+    """The highest invocation counter that a client has used; -1 when it used none."""
+    return device.client_counters.get(client_address, device.settings.initial_client_counter - 1)
+
+
 def accept_counter(device: LogicalDevice, client_address: int, counter: int) -> None:
     """Take a client's invocation counter, which must grow. Raises ProtectionError."""
-    seen = device.client_counters.get(client_address, -1)
+    seen = counter_seen(device, client_address)
     if counter <= seen:
         raise replayed(device, seen)
     device.client_counters[client_address] = counter
@@ -206,13 +211,23 @@ _DIGESTS: dict[int, _Digest] = {
 _GMAC = 5
 
 
+@dataclass(frozen=True)
+class HlsExchange:
+    """Both challenges, and the client's counter when the association was asked for."""
+
+    request: AssociationRequest
+    challenge: bytes
+    counter_floor: int
+
+
 def hls_answer(
-    device: LogicalDevice, client: ClientSettings, request: AssociationRequest, challenge: bytes, token: bytes
+    device: LogicalDevice, client: ClientSettings, exchange: HlsExchange, token: bytes
 ) -> bytes | None:
-    """f(CtoS) if the client's token is f(StoC); None if it is not. `challenge` is ours, StoC."""
+    """f(CtoS) if the client's token is f(StoC); None if it is not."""
     security = client.security
     if client.mechanism == _GMAC:
-        return _gmac_answer(device, client, request, challenge, token) if security is not None else None
+        return _gmac_answer(device, client, exchange, token)
+    request, challenge = exchange.request, exchange.challenge
     server_title = security.server_title if security is not None else b""
     digest = _DIGESTS[client.mechanism]
     own = request.authentication_value
@@ -223,20 +238,22 @@ def hls_answer(
 
 
 def _gmac_answer(
-    device: LogicalDevice, client: ClientSettings, request: AssociationRequest, challenge: bytes, token: bytes
+    device: LogicalDevice, client: ClientSettings, exchange: HlsExchange, token: bytes
 ) -> bytes | None:
     security = client.security
     if security is None or len(token) != 17:
         return None
     counter = int.from_bytes(token[1:5], "big")
     protector = Protector(security.encryption_key, security.authentication_key)
-    expected = protector.gmac(token[0], request.client_title, counter, challenge)
+    request = exchange.request
+    expected = protector.gmac(token[0], request.client_title, counter, exchange.challenge)
     if token[0] != AUTHENTICATED | security.suite or not hmac.compare_digest(token[5:], expected):
         return None
-    try:
-        accept_counter(device, client.address, counter)
-    except ProtectionError:
+    # The token may be made before or after the APDU that carries it.
+    if counter <= exchange.counter_floor:
+        device.counters.replays += 1
         return None
+    device.client_counters[client.address] = max(counter, counter_seen(device, client.address))
     own_counter = next_own_counter(device)
     control = AUTHENTICATED | security.suite
     tag = protector.gmac(control, security.server_title, own_counter, request.authentication_value)

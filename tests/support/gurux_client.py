@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any
 
 from gurux_dlms import GXByteBuffer, GXReplyData
-from gurux_dlms.enums import Authentication, InterfaceType, ObjectType, Security
+from gurux_dlms.enums import Authentication, Conformance, InterfaceType, ObjectType, Security
 from gurux_dlms.objects import GXDLMSData, GXDLMSObject, GXDLMSProfileGeneric, GXDLMSRegister
 from gurux_dlms.secure import GXDLMSSecureClient
 
@@ -138,8 +138,8 @@ class GuruxClient:
         ciphering.invocationCounter = security.invocation_counter
         if security.dedicated_key is not None:
             ciphering.dedicatedKey = security.dedicated_key
-        if security.general:
-            self.client.proposedConformance |= self.client.proposedConformance.__class__.GENERAL_PROTECTION
+        if not security.general:
+            self.client.proposedConformance &= ~Conformance.GENERAL_PROTECTION
 
     def __enter__(self) -> GuruxClient:
         self.open()
