@@ -24,7 +24,7 @@ from dlms_connector.cosem.security import (
     hls_digest,
 )
 from dlms_connector.cosem.values import DataType, decode, encode_length
-from dlms_connector.errors import AssociationError, ProtocolError, SecurityError
+from dlms_connector.errors import AssociationError, Layer, LinkTimeout, ProtocolError, SecurityError
 from dlms_connector.obis import Obis
 
 CURRENT_ASSOCIATION = Obis(0, 0, 40, 0, 0)
@@ -138,10 +138,17 @@ class Association:
             client_title=security.client_title if security else None,
             authentication_value=challenge,
         )
-        answer = self._channel.exchange(aarq, self._deadline())
-        while answer[:1] and answer[0] in _NOTIFICATIONS:
-            self._divert(answer)
-            answer = self._channel.receive(self._deadline())
+        try:
+            answer = self._channel.exchange(aarq, self._deadline())
+            while answer[:1] and answer[0] in _NOTIFICATIONS:
+                self._divert(answer)
+                answer = self._channel.receive(self._deadline())
+        except LinkTimeout as error:
+            raise LinkTimeout(
+                f"the meter did not answer the association request within {self.timeout_s:g} s",
+                layer=Layer.ASSOCIATION,
+                hint="check client and server address; a former association may have to time out first",
+            ) from error
         self._accept(self._read_aare(answer), challenge)
 
     def _first_value(self) -> bytes:
@@ -253,7 +260,23 @@ class Association:
         cipher = self._cipher
         deadline = self._deadline()
         self.requests += 1
-        answer = self._channel.exchange(cipher.protect(numbered) if cipher else numbered, deadline)
+        try:
+            return self._await_answer(
+                self._channel.exchange(cipher.protect(numbered) if cipher else numbered, deadline),
+                response_tag,
+                number,
+                deadline,
+            )
+        except LinkTimeout as error:
+            raise LinkTimeout(
+                f"the meter did not answer within {self.timeout_s:g} s",
+                layer=Layer.SERVICE,
+                hint="it may be slow or overloaded: raise timeout; or the line lost the answer",
+            ) from error
+
+    def _await_answer(self, answer: bytes, response_tag: int, number: int, deadline: float) -> bytes:
+        """The first answer that fits; everything else is diverted, dropped or an error."""
+        cipher = self._cipher
         for _ in range(_MAX_DIVERTED):
             try:
                 plain = cipher.unprotect(answer) if cipher else answer
