@@ -14,12 +14,13 @@ from typing import Annotated, Final
 
 import typer
 
-from dlms_connector.errors import DlmsConnectorError
+from dlms_connector.errors import CommandError, DlmsConnectorError
 
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "check": ("dlms_connector.cli.check", "Check a configuration before the gateway starts."),
     "demo": ("dlms_connector.cli.demo", "Three simulated meters through the real gateway, shown live."),
     "simulate": ("dlms_connector.cli.simulate", "Run simulated meters until Ctrl-C."),
+    "migrate": ("dlms_connector.cli.migrate", "Move meters over from the bridge's database, in waves."),
     "schema": ("dlms_connector.cli.schema", "Write the JSON schema of the configuration, for editors."),
 }
 _INTERRUPTED_EXIT_CODE: Final = 130
@@ -30,6 +31,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         build_app(words)(args=words, prog_name="dlms-connector")
+    except CommandError as error:
+        hint = f" ({error.hint})" if error.hint else ""
+        sys.stderr.write(f"dlms-connector: {error.message}{hint}\n")
+        raise SystemExit(1) from None
     except DlmsConnectorError as error:
         sys.stderr.write(f"dlms-connector: {error.explain()}\n")
         raise SystemExit(1) from None

@@ -132,7 +132,9 @@ def _words_for(error: ErrorDetails, section: type[BaseModel] | None) -> tuple[st
     if kind in ("string_too_long", "too_long"):
         return f"has more than {context['max_length']} characters", ""
     if kind == "literal_error":
-        return f"must be one of {context['expected']}, found {found}", _nearest_choice(error, section, name)
+        return f"must be one of {context['expected']}, found {found}", _nearest_choice(
+            error, section, name
+        ) or _field_description(section, name)
     if kind == "union_tag_not_found" or kind == "union_tag_invalid":
         return 'the transport needs "type": "tcp" (with host) or "serial" (with port)', ""
     if kind == "value_error":

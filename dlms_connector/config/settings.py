@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, StrictBool, StrictStr, model_validator
 from typing_extensions import Self
 
 from dlms_connector.config.catalogue import default_class
@@ -20,7 +20,7 @@ from dlms_connector.config.reading import (
     ReportStrategy,
 )
 from dlms_connector.config.transport import Transport
-from dlms_connector.config.types import DAY_MS, DurationMs, ObisCode, Section, Whole
+from dlms_connector.config.types import DAY_MS, DurationMs, ExactDecimal, ObisCode, Section, Whole
 from dlms_connector.obis import Obis
 
 HealthKey = Literal[
@@ -131,6 +131,9 @@ class DeviceSettings(Section):
     )
     timeseries: tuple[RegisterSettings, ...] = Field((), description="registers, by name or in full")
     attributes: tuple[RegisterSettings, ...] = Field((), description="sent once and when they change")
+    static_attributes: dict[str, StrictStr | StrictBool | Whole | ExactDecimal] = Field(
+        default_factory=dict, description="attributes that no meter tells, e.g. its model; sent once"
+    )
     attribute_period_ms: DurationMs = Field(
         3_600_000, alias="attributePeriod", ge=1_000, le=31 * DAY_MS, description="attributes are read again"
     )
