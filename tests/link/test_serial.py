@@ -99,8 +99,13 @@ def test_silence_costs_the_deadline() -> None:
 
 
 def test_stale_input_is_thrown_away() -> None:
-    with pty_peer(lambda pipe: pipe.send(b"stale")) as port:
+    def script(pipe: PtyPipe) -> None:
+        pipe.receive()
+        pipe.send(b"stale")
+
+    with pty_peer(script) as port:
         stream = opened(port)
+        stream.send(b"x", soon())
         wait_until(lambda: stream.bytes_received + stream.discard_input() >= 5)
         with pytest.raises(LinkTimeout):
             stream.receive(soon(0.05))
