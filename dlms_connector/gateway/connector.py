@@ -17,6 +17,7 @@ from thingsboard_gateway.tb_utility.tb_logger import init_logger
 from dlms_connector.config.loader import Configuration, load_document
 from dlms_connector.config.shard import take_share
 from dlms_connector.errors import DlmsConnectorError
+from dlms_connector.gateway import delivery
 from dlms_connector.gateway.attributes import AttributeUpdates
 from dlms_connector.gateway.connector_rpc import ConnectorRpc
 from dlms_connector.gateway.fleet import Fleet
@@ -90,6 +91,10 @@ class DLMSConnector(Connector):  # type: ignore[misc]  # the gateway ships no ty
                 return
             self._tell_problems()
             settings = self._configuration.connector
+            if settings.delivery.await_puback:
+                delivery.install(self._gateway, settings.delivery.puback_timeout_ms / 1000, self._log)
+            else:
+                delivery.uninstall()
             devices = [
                 device for device in take_share(self._configuration.devices, settings.shard) if device.enabled
             ]

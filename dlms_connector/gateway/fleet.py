@@ -8,10 +8,13 @@ import time
 from collections.abc import Iterable
 from weakref import WeakValueDictionary
 
+from dlms_connector.config.reading import ProfileSettings
 from dlms_connector.config.settings import ConnectorSettings, DeviceSettings
+from dlms_connector.errors import ConfigurationError
 from dlms_connector.gateway.uplink import GatewayUplink
 from dlms_connector.link.stream import Interrupt
 from dlms_connector.meter.links import Lines, make_channel, server_key
+from dlms_connector.meter.profile import ProfileReader, ProfileTask
 from dlms_connector.meter.session import MeterSession
 from dlms_connector.poller import DevicePoller, Log, Surroundings
 from dlms_connector.state import StateStore
@@ -50,7 +53,11 @@ class Fleet:
         """Make and start a poller for each device."""
         for device in devices:
             self._uplink.add_device(device)
-            poller = self._make_poller(device)
+            try:
+                poller = self._make_poller(device)
+            except ConfigurationError as error:
+                self._log.error("%s cannot be polled: %s", device.device_name, error.explain())
+                continue
             self.pollers[device.device_name] = poller
             poller.start()
 
@@ -77,10 +84,15 @@ class Fleet:
                 self._around,
                 announced=bool(self._state.get_all(name, _FACT_DEVICE).get("announced")),
                 on_announced=lambda: self._state.put(name, _FACT_DEVICE, "announced", True),
+                tasks=[self._profile_task(device, profile) for profile in device.profiles],
                 predecessor=_holders.get(identity),
             )
             _holders[identity] = poller.thread
         return poller
+
+    def _profile_task(self, device: DeviceSettings, profile: ProfileSettings) -> ProfileTask:
+        reader = ProfileReader(device, profile, self._state)
+        return ProfileTask(reader, device, self._state, lambda rows: self._uplink.deliver_rows(device, rows))
 
     def stop(self, deadline_s: float) -> list[str]:
         """Stop every poller: politely first, by interruption then.
