@@ -161,6 +161,7 @@ class Fleet:
         """Switch a meter off or on. Alone on its TCP port, the port goes with it; on a shared line it falls silent."""
         device, line = self.devices[serial], self._line_of[serial]
         device.is_powered = on
+        device.boots += on
         device.frozen.clear()
         is_alone = len(line.line.devices) == 1 and not line.settings.serial
         if on and is_alone and not line.is_open:

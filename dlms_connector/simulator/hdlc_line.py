@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from dlms_connector.link import control as ctl
 from dlms_connector.link.frames import BadFrame, Frame, FrameReader, encode_frame
 from dlms_connector.link.parameters import LinkParameters
@@ -12,15 +14,29 @@ from dlms_connector.simulator.line import NOTIFICATION, LineConnection, Simulate
 from dlms_connector.simulator.meter import LogicalDevice
 
 
+@dataclass
+class _Session:
+    """One client's link to one meter; `boots` tells whether the meter was switched off since."""
+
+    device: LogicalDevice
+    connection: HdlcConnection
+    association: ServerAssociation
+    boots: int
+
+    def lose(self, *, cleanly: bool) -> None:
+        """The link is disconnected without a DISC."""
+        self.connection.is_connected = False
+        self.association.end_with_link(cleanly=cleanly)
+
+
 class HdlcLineConnection(LineConnection):
     """HDLC over TCP or a serial line; several meters and clients may talk on it."""
 
     def __init__(self, line: SimulatedLine) -> None:
         super().__init__(line)
         self._reader = FrameReader()
-        self._sessions: dict[
-            tuple[bytes, bytes], tuple[LogicalDevice, HdlcConnection, ServerAssociation]
-        ] = {}
+        self._sessions: dict[tuple[bytes, bytes], _Session] = {}
+        self._last_stations = b"", b""
 
     def feed(self, data: bytes) -> None:
         self._reader.feed(data)
@@ -32,18 +48,15 @@ class HdlcLineConnection(LineConnection):
                 self._dispatch(frame)
 
     def _dispatch(self, frame: Frame) -> None:
-        session = self._sessions.get((frame.destination, frame.source))
+        stations = frame.destination, frame.source
+        session = self._sessions.get(stations) or self._open(frame)
         if session is None:
-            session = self._open(frame)
-            if session is None:
-                self.line.counters.unanswered += 1
-                return
-        device, connection, association = session
-        self.request(
-            device, _wire_bytes(frame), lambda: self._process(frame, device, connection, association)
-        )
+            self.line.counters.unanswered += 1
+            return
+        self._last_stations = stations
+        self.request(session.device, _wire_bytes(frame), lambda: self._process(frame, session))
 
-    def _open(self, frame: Frame) -> tuple[LogicalDevice, HdlcConnection, ServerAssociation] | None:
+    def _open(self, frame: Frame) -> _Session | None:
         device = self.line.device_at_address(frame.destination)
         if device is None or len(frame.source) != 1:
             return None
@@ -60,13 +73,16 @@ class HdlcLineConnection(LineConnection):
             own,
             ua_without_parameters=settings.quirks.ua_without_parameters,
         )
-        session = device, connection, ServerAssociation(device, frame.source[0] >> 1)
+        association = ServerAssociation(device, frame.source[0] >> 1)
+        session = _Session(device, connection, association, device.boots)
         self._sessions[frame.destination, frame.source] = session
         return session
 
-    def _process(
-        self, frame: Frame, device: LogicalDevice, connection: HdlcConnection, association: ServerAssociation
-    ) -> None:
+    def _process(self, frame: Frame, session: _Session) -> None:
+        device, connection, association = session.device, session.connection, session.association
+        if session.boots != device.boots:
+            session.boots = device.boots
+            session.lose(cleanly=True)
         kind = ctl.kind(frame.control)
         stage = None
         if kind is ctl.Kind.SNRM or kind is ctl.Kind.DISC:
@@ -86,8 +102,17 @@ class HdlcLineConnection(LineConnection):
             self.answer(device, raw, _wire_bytes(frame), fault)
 
     def notification(self, device: LogicalDevice) -> bytes:
-        destination, source = next(iter(self._sessions))
-        return encode_frame(source, destination, ctl.UI, b"\xe6\xe7\x00" + NOTIFICATION)
+        server, client = self._last_stations
+        return encode_frame(client, server, ctl.UI, b"\xe6\xe7\x00" + NOTIFICATION)
+
+    def abort_associations(self) -> None:
+        for session in self._sessions.values():
+            session.lose(cleanly=False)
+
+    def idle(self, device: LogicalDevice) -> None:
+        for session in self._sessions.values():
+            if session.device is device:
+                session.lose(cleanly=True)
 
     def spoil(self, raw: bytes, kind: FaultKind) -> bytes:
         if kind is FaultKind.BAD_FCS:
@@ -95,17 +120,6 @@ class HdlcLineConnection(LineConnection):
         if kind is FaultKind.WRONG_ADDRESS:
             return _readdressed(raw)
         return super().spoil(raw, kind)
-
-    def abort_associations(self) -> None:
-        for _, connection, association in self._sessions.values():
-            connection.is_connected = False
-            association.end_with_link(cleanly=False)
-
-    def idle(self, device: LogicalDevice) -> None:
-        for session_device, connection, association in self._sessions.values():
-            if session_device is device:
-                connection.is_connected = False
-                association.end_with_link(cleanly=True)
 
 
 def _wire_bytes(frame: Frame) -> int:

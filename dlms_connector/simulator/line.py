@@ -11,6 +11,7 @@ from typing import Protocol
 from dlms_connector.link.addresses import HdlcAddress
 from dlms_connector.simulator.faults import Fault, FaultKind
 from dlms_connector.simulator.meter import LogicalDevice
+from dlms_connector.simulator.reset import reset
 
 # DataNotification: long-invoke-id, no date-time, one enum.
 NOTIFICATION = bytes.fromhex("0f00000001001601")
@@ -23,7 +24,6 @@ class ByteStream(Protocol):
     def write(self, data: bytes) -> None: ...
     def write_eof(self) -> None: ...
     def close(self) -> None: ...
-    def abort(self) -> None: ...
     def is_closing(self) -> bool: ...
 
 
@@ -79,7 +79,7 @@ class SimulatedLine:
     def drop_connections(self) -> None:
         """Reset every connection."""
         for connection in list(self.connections):
-            connection.stream.abort()
+            connection.reset()
 
 
 def _answers_to(device: LogicalDevice, raw: bytes) -> bool:
@@ -103,6 +103,7 @@ class LineConnection(asyncio.Protocol):
     def __init__(self, line: SimulatedLine) -> None:
         self.line = line
         self._idle_timers: dict[LogicalDevice, asyncio.TimerHandle] = {}
+        self._is_mute = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)  # noqa: S101 - a TCP server gives nothing else
@@ -114,11 +115,16 @@ class LineConnection(asyncio.Protocol):
         line = self.line
         if line.single_connection and line.connections:
             line.counters.connections_refused += 1
-            stream.abort()
+            self.reset()
             return
         line.counters.connections += 1
         line.connections.add(self)
         line.counters.connections_now = len(line.connections)
+
+    def reset(self) -> None:
+        """Break the connection off; a serial line has no such thing."""
+        if isinstance(self.stream, asyncio.Transport):
+            reset(self.stream)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self not in self.line.connections:
@@ -203,7 +209,7 @@ class LineConnection(asyncio.Protocol):
         asyncio.get_running_loop().call_later(delay_s, send)
 
     def _write(self, device: LogicalDevice, raw: bytes) -> None:
-        if device.is_powered and not self.stream.is_closing():
+        if device.is_powered and not self._is_mute and not self.stream.is_closing():
             device.counters.bytes_sent += len(raw)
             self.line.counters.bytes_sent += len(raw)
             self.stream.write(raw)
@@ -215,8 +221,9 @@ class LineConnection(asyncio.Protocol):
         if kind is FaultKind.CLOSE:
             self.stream.close()
         elif kind is FaultKind.RESET:
-            self.stream.abort()
+            self.reset()
         elif kind is FaultKind.HALF_CLOSE:
+            self._is_mute = True
             self.stream.write_eof()
         elif kind is FaultKind.DRIP:
             for index in range(len(raw)):

@@ -164,6 +164,7 @@ class LogicalDevice:
         self.faults = FaultPlan()
         self.latency_s = 0.0
         self.is_powered = True
+        self.boots = 0
         self.is_frozen = False
         self.frozen: list[Callable[[], None]] = []
         self.overrides: dict[bytes, bytes] = {}

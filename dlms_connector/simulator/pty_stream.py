@@ -57,9 +57,6 @@ class PtyStream:
     def close(self) -> None:
         """A serial line cannot be closed from the other side."""
 
-    def abort(self) -> None:
-        """A serial line cannot be reset from the other side."""
-
     def is_closing(self) -> bool:
         return self._closed
 

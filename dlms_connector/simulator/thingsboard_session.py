@@ -10,6 +10,7 @@ from enum import Enum
 from typing import Protocol
 
 from dlms_connector.simulator import mqtt_wire as wire
+from dlms_connector.simulator.reset import reset
 from dlms_connector.simulator.thingsboard_record import (
     DEFAULT_TYPE,
     BadPayload,
@@ -148,7 +149,7 @@ class MqttSession(asyncio.Protocol):
     def abort(self) -> None:
         """Reset the connection."""
         if self._transport is not None:
-            self._transport.abort()
+            reset(self._transport)
 
     def pause(self, paused: bool) -> None:
         """Leave the peer's bytes in the socket buffers, or read them again."""

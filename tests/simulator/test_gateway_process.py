@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from dlms_connector.simulator.thingsboard import ThingsBoardStandIn
 from dlms_connector.simulator.gateway_process import MEMORY_STORAGE, Connector, GatewayProcess
+from dlms_connector.simulator.thingsboard import ThingsBoardStandIn
 
 pytestmark = pytest.mark.contract
 WAIT_S = 60.0
