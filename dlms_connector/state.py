@@ -16,6 +16,7 @@ from typing import Any
 
 from dlms_connector.errors import StateError
 
+STATE_FILE = "dlms_connector.sqlite"
 SCHEMA_VERSION = 1
 COUNTER_BLOCK = 500
 _SCHEMA = """
@@ -25,6 +26,19 @@ CREATE TABLE IF NOT EXISTS facts (
   PRIMARY KEY (device, kind, key)
 ) STRICT;
 """
+
+
+def state_file(configured: str | None, gateway_directory: Path) -> Path:
+    """Where a connector keeps its state: its stateDirectory, systemd's, or beside the gateway's configuration.
+
+    The gateway and the command line follow this one rule, so both count in the same file.
+    """
+    if configured:
+        return Path(configured) / STATE_FILE
+    systemd = os.environ.get("STATE_DIRECTORY", "").split(":")[0]
+    if systemd:
+        return Path(systemd) / "dlms" / STATE_FILE
+    return gateway_directory / "dlms_state" / STATE_FILE
 
 
 class StateStore:

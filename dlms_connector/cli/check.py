@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -105,8 +105,8 @@ def _as_document(
     return {"file": str(file), "ok": is_sound, "problems": told, **_summary(configuration)}
 
 
-def _print(file: Path, configuration: Configuration, problems: tuple[Problem, ...], is_sound: bool) -> None:
-    console = Console(highlight=False, soft_wrap=True)
+def print_problems(console: Console, problems: Iterable[Problem]) -> None:
+    """Each problem with its place and what to try."""
     for problem in problems:
         colour = "red" if problem.severity == "error" else "yellow"
         console.print(f"[{colour}]{problem.severity}[/] [bold]{escape(problem.path)}[/]", end="")
@@ -114,6 +114,11 @@ def _print(file: Path, configuration: Configuration, problems: tuple[Problem, ..
         console.print(f"    {escape(problem.message)}")
         if problem.hint:
             console.print(f"    [dim]{escape(problem.hint)}[/]")
+
+
+def _print(file: Path, configuration: Configuration, problems: tuple[Problem, ...], is_sound: bool) -> None:
+    console = Console(highlight=False, soft_wrap=True)
+    print_problems(console, problems)
     if not is_sound:
         errors = sum(problem.severity == "error" for problem in problems)
         console.print(

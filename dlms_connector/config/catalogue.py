@@ -84,6 +84,13 @@ def _catalogue() -> dict[str, NamedObject]:
 
 
 CATALOGUE: Final[dict[str, NamedObject]] = _catalogue()
+_NAMES: Final = {entry.obis: name for name, entry in reversed(CATALOGUE.items())}
+
+
+def name_of(obis: Obis) -> str:
+    """The catalogue's name of a code, whatever channel group B says; empty where there is none."""
+    return _NAMES.get(obis) or _NAMES.get(obis._replace(b=0), "")
+
 
 # (A, C, D) -> class for the objects of one kind each; None stands for any value of the group.
 _ABSTRACT: Final[tuple[tuple[int, int | None, int], ...]] = (

@@ -5,7 +5,6 @@ The gateway's threads call every method here; none of them waits for a meter, no
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from pathlib import Path
@@ -24,10 +23,9 @@ from dlms_connector.gateway.fleet import Fleet
 from dlms_connector.gateway.rpc import DeviceRpc
 from dlms_connector.gateway.uplink import GatewayUplink
 from dlms_connector.poller import DevicePoller
-from dlms_connector.state import StateStore
+from dlms_connector.state import StateStore, state_file
 
 CLOSE_S = 3.8
-STATE_FILE = "dlms_connector.sqlite"
 
 
 class DLMSConnector(Connector):  # type: ignore[misc]  # the gateway ships no types
@@ -102,7 +100,9 @@ class DLMSConnector(Connector):  # type: ignore[misc]  # the gateway ships no ty
                 self._log.info("%s: no devices configured", self.name)
                 return
             try:
-                state = StateStore(self._state_directory() / STATE_FILE)
+                state = StateStore(
+                    state_file(settings.state_directory, Path(self._gateway.get_config_path()))
+                )
                 if state.replaced is not None:
                     self._log.error("%s: the state file was broken and is now %s", self.name, state.replaced)
                 self._fleet = Fleet(settings, self._uplink, state, self._log)
@@ -116,15 +116,6 @@ class DLMSConnector(Connector):  # type: ignore[misc]  # the gateway ships no ty
         for problem in self._configuration.problems:
             tell = self._log.error if problem.severity == "error" else self._log.warning
             tell("%s: %s", self.name, problem)
-
-    def _state_directory(self) -> Path:
-        configured = self._configuration.connector.state_directory
-        if configured:
-            return Path(configured)
-        systemd = os.environ.get("STATE_DIRECTORY", "").split(":")[0]
-        if systemd:
-            return Path(systemd) / "dlms"
-        return Path(self._gateway.get_config_path()) / "dlms_state"
 
     def close(self) -> None:
         """End every poller within 4 s; idempotent and silent after the first call."""
