@@ -21,6 +21,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "demo": ("dlms_connector.cli.demo", "Three simulated meters through the real gateway, shown live."),
     "simulate": ("dlms_connector.cli.simulate", "Run simulated meters until Ctrl-C."),
     "migrate": ("dlms_connector.cli.migrate", "Move meters over from the bridge's database, in waves."),
+    "compare": ("dlms_connector.cli.compare", "Compare the telemetry of two systems, meter by meter."),
     "schema": ("dlms_connector.cli.schema", "Write the JSON schema of the configuration, for editors."),
 }
 _INTERRUPTED_EXIT_CODE: Final = 130
