@@ -19,6 +19,7 @@ from dlms_connector.simulator.loop_thread import LoopThread
 from dlms_connector.simulator.meter import LogicalDevice, MeterCounters, MeterSettings
 from dlms_connector.simulator.model import three_phase_model
 from dlms_connector.simulator.objects import descriptor
+from dlms_connector.simulator.optical_head import OpticalHeadConnection
 from dlms_connector.simulator.pty_stream import PtyStream
 from dlms_connector.simulator.wrapper_line import WrapperConnection
 
@@ -31,7 +32,10 @@ _CONNECTIONS_A_LINE = 3
 
 @dataclass(frozen=True)
 class LineSettings:
-    """The meters behind one port; see `SimulatedLine` for the rest. A serial line has HDLC and no port."""
+    """The meters behind one port; see `SimulatedLine` for the rest. A serial line has HDLC and no port.
+
+    `mode_e` makes a serial line an optical head: signing on by IEC 62056-21 comes first.
+    """
 
     meters: tuple[MeterSettings, ...]
     framing: str = WRAPPER
@@ -40,6 +44,7 @@ class LineSettings:
     single_connection: bool = False
     baud: int | None = None
     latency_s: float = 0.0
+    mode_e: bool = False
 
 
 @dataclass(frozen=True)
@@ -94,7 +99,8 @@ class _RunningLine:
 
     async def open(self) -> None:
         if self.settings.serial:
-            self._pty = PtyStream(HdlcLineConnection(self.line))
+            serial_kind = OpticalHeadConnection if self.settings.mode_e else HdlcLineConnection
+            self._pty = PtyStream(serial_kind(self.line))
             self.path = self._pty.path
             return
         kind = HdlcLineConnection if self.settings.framing == HDLC else WrapperConnection

@@ -15,7 +15,7 @@ from dlms_connector.simulator.meter import LogicalDevice
 
 
 @dataclass
-class _Session:
+class Session:
     """One client's link to one meter; `boots` tells whether the meter was switched off since."""
 
     device: LogicalDevice
@@ -35,7 +35,7 @@ class HdlcLineConnection(LineConnection):
     def __init__(self, line: SimulatedLine) -> None:
         super().__init__(line)
         self._reader = FrameReader()
-        self._sessions: dict[tuple[bytes, bytes], _Session] = {}
+        self._sessions: dict[tuple[bytes, bytes], Session] = {}
         self._last_stations = b"", b""
 
     def feed(self, data: bytes) -> None:
@@ -54,9 +54,9 @@ class HdlcLineConnection(LineConnection):
             self.line.counters.unanswered += 1
             return
         self._last_stations = stations
-        self.request(session.device, _wire_bytes(frame), lambda: self._process(frame, session))
+        self.request(session.device, _wire_bytes(frame), lambda: self.process(frame, session))
 
-    def _open(self, frame: Frame) -> _Session | None:
+    def _open(self, frame: Frame) -> Session | None:
         device = self.line.device_at_address(frame.destination)
         if device is None or len(frame.source) != 1:
             return None
@@ -74,11 +74,12 @@ class HdlcLineConnection(LineConnection):
             ua_without_parameters=settings.quirks.ua_without_parameters,
         )
         association = ServerAssociation(device, frame.source[0] >> 1)
-        session = _Session(device, connection, association, device.boots)
+        session = Session(device, connection, association, device.boots)
         self._sessions[frame.destination, frame.source] = session
         return session
 
-    def _process(self, frame: Frame, session: _Session) -> None:
+    def process(self, frame: Frame, session: Session) -> None:
+        """Act on a frame of a client that is known, and answer it."""
         device, connection, association = session.device, session.connection, session.association
         if session.boots != device.boots:
             session.boots = device.boots

@@ -15,6 +15,7 @@ from dlms_connector.link.frames import BadFrame, Frame, FrameReader, encode_fram
 from dlms_connector.simulator.faults import Fault, FaultKind, Stage
 from dlms_connector.simulator.fleet import FleetSettings, SimulatedFleet
 from dlms_connector.simulator.meter import MeterSettings, Quirks
+from dlms_connector.simulator.optical_head import IDENTIFICATION
 from tests.support.simulated import SERIAL, WrapperPeer, aarq, get_normal, line_settings, one_meter
 
 GET = get_normal(1, "0.0.96.1.0.255", 2)
@@ -119,8 +120,19 @@ class Station:
             os.close(self.descriptor)
 
     def ask(self, control: int, information: bytes = b"", timeout_s: float = 10.0) -> Frame | BadFrame | None:
-        os.write(self.descriptor, encode_frame(SERVER, CLIENT, control, information))
+        self.write(encode_frame(SERVER, CLIENT, control, information))
         return self.receive(timeout_s)
+
+    def write(self, data: bytes) -> None:
+        os.write(self.descriptor, data)
+
+    def read(self, size_bytes: int) -> bytes:
+        data = b""
+        while len(data) < size_bytes:
+            ready, _, _ = select.select([self.descriptor], [], [], 10)
+            assert ready, f"only {data!r} came"
+            data += os.read(self.descriptor, size_bytes - len(data))
+        return data
 
     def receive(self, timeout_s: float = 10.0) -> Frame | BadFrame | None:
         deadline_s = time.monotonic() + timeout_s
@@ -177,6 +189,21 @@ def test_hdlc_link_falls_back_when_nobody_speaks_and_after_a_power_cut() -> None
         assert isinstance(answer, Frame)
         assert answer.control == ctl.DM
         assert fleet.counters(SERIAL).associations_open == 0
+
+
+def test_an_optical_head_wants_to_be_called_first() -> None:
+    line = line_settings("serial", MeterSettings(SERIAL, logical_address=0, physical_address=1), mode_e=True)
+    with SimulatedFleet(FleetSettings((line,))) as fleet, Station(fleet, serial=True) as station:
+        assert station.ask(ctl.SNRM, timeout_s=SHORT_S) is None
+        for _ in range(2):
+            station.write(b"/?99999999!\r\n")
+            station.write(b"/?" + SERIAL.encode() + b"!\r\n")
+            assert station.read(len(IDENTIFICATION)) == IDENTIFICATION
+            station.write(b"\x06252\r\n")
+            assert station.read(6) == b"\x06252\r\n"
+            station.associate()
+            assert isinstance(station.ask(ctl.DISC), Frame)
+        assert station.ask(ctl.SNRM, timeout_s=SHORT_S) is None
 
 
 def test_a_slow_line_takes_its_time() -> None:
