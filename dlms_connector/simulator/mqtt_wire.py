@@ -191,6 +191,8 @@ class PacketReader:
 
     def _cut(self) -> tuple[int, bytes] | None:
         buffer = self._buffer
+        if not self.version and buffer and buffer[0] != _CONNECT << 4:
+            raise MqttError("the first packet is not CONNECT")
         length, shift = 0, 0
         for at in range(1, _MAX_LENGTH_BYTES + 1):
             if at >= len(buffer):
@@ -214,15 +216,13 @@ class PacketReader:
 
     def _parse(self, first_byte: int, raw: bytes) -> Packet:
         kind = first_byte >> 4
-        if kind == _PUBLISH and self.version:
+        if kind == _PUBLISH:
             return _publish(first_byte & 0x0F, raw, self.version)
         body = _Body(raw)
         if kind == _CONNECT and not self.version:
             connect = _connect(body)
             self.version = connect.version
             return connect
-        if not self.version:
-            raise MqttError("the first packet is not CONNECT")
         if kind == _PUBACK:
             return PubAck(body.u16())
         if kind == _SUBSCRIBE:

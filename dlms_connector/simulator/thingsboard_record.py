@@ -34,6 +34,8 @@ def cast_number(text: str) -> int | float | str:
     if not has_exponent and "." not in text:
         whole = int(text)
         return whole if whole in _INT64 else format(Decimal(text), "f")
+    if not has_exponent and len(text) <= _MAX_DECIMALS + 1:
+        return float(text)  # too short for too many decimals: the usual case, without Decimal
     number = Decimal(text)
     if has_exponent and number == number.to_integral_value():
         return int(number) if int(number) in _INT64 else format(number, "f")

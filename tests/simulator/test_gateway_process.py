@@ -71,6 +71,8 @@ def test_gateway_delivers_a_connectors_data_and_answers_rpc(
             assert server.devices()["meter 1"].device_type == "Probe"
             attributes = {"connectorType": "custom", "connectorName": "Probe", "serial": "x1"}
             assert server.wait_for(lambda: server.attributes("meter 1") == attributes, WAIT_S)
+            # The gateway subscribes before it has handlers; what comes in between is dropped without a word.
+            assert gateway.wait_for_log("Gateway started.", WAIT_S)
             assert server.rpc("meter 1", "read", timeout_s=WAIT_S) == {"result": 7}
             assert server.wait_for(lambda: "active_connectors" in server.gateway().attributes, WAIT_S)
             server.drop_connections()
