@@ -56,6 +56,12 @@ class Installation:
             log = self.gateways[-1].log_text()[-4000:] if self.gateways else ""
             raise AssertionError(f"{what} did not happen within {timeout_s} s\n{log}")
 
+    def wait_until_started(self) -> None:
+        """The gateway subscribes before it has handlers; what comes in between is dropped without a word."""
+        gateway = self.gateways[-1]
+        assert gateway.wait_for_log("Gateway started.", WAIT_S), gateway.log_text()
+        assert self.server.wait_for_gateway(WAIT_S)
+
     def count(self, serial: str, key: str = "voltage_l1") -> int:
         """Readings of a key that the server has."""
         return len(self.server.telemetry(f"meter {serial}").get(key, ()))

@@ -20,7 +20,7 @@ EFFECT_S = 30.0  # issue says 5 s on an idle machine; the bound here only has to
 def page(installation: Installation) -> GatewayPage:
     """A gateway without connectors, ready for the page."""
     installation.gateway(None, remote_configuration=True)
-    assert installation.server.wait_for_gateway(60)
+    installation.wait_until_started()
     return GatewayPage(installation.server)
 
 

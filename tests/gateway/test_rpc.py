@@ -42,7 +42,7 @@ def meter(installation: Installation) -> str:
         ),
         environment={"METER_PASSWORD": PASSWORD},
     )
-    assert installation.server.wait_for_gateway(60)
+    installation.wait_until_started()
     serial = installation.fleet.serials[0]
     installation.wait_for_readings(serial, 2)
     return f"meter {serial}"
@@ -154,7 +154,7 @@ class TestManyMeters:
     @pytest.mark.slow
     def test_the_others_answer_at_once_and_polling_goes_on(self, installation: Installation) -> None:
         installation.gateway(configuration(installation), environment={"METER_PASSWORD": PASSWORD})
-        assert installation.server.wait_for_gateway(60)
+        installation.wait_until_started()
         for serial in installation.fleet.serials:
             installation.wait(lambda serial=serial: installation.count(serial) >= 1, f"readings of {serial}")
         silent, *others = installation.fleet.serials
