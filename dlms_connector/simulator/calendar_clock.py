@@ -11,7 +11,7 @@ from struct import Struct
 
 _DATE_TIME = Struct(">H7BhB")
 _DST_ACTIVE = 0x80
-_UNSPECIFIED_DEVIATION = -0x8000
+UNKNOWN_DEVIATION = b"\x80\x00"
 
 
 def encode_moment(epoch_s: float, zone: tzinfo) -> bytes:
@@ -40,10 +40,11 @@ def decode_moment(raw: bytes, zone: tzinfo) -> float:
     if len(raw) != _DATE_TIME.size:
         raise ValueError("a date-time has 12 bytes")
     year, month, day = int.from_bytes(raw[:2], "big"), raw[2], raw[3]
-    deviation_min, status = int.from_bytes(raw[9:11], "big", signed=True), raw[11]
+    status = raw[11]
     hour, minute, second, hundredths = (0 if part == 0xFF else part for part in raw[5:9])
     local = datetime(year, month, day, hour, minute, second, hundredths * 10_000)
-    if deviation_min != _UNSPECIFIED_DEVIATION:
+    if raw[9:11] != UNKNOWN_DEVIATION:
+        deviation_min = int.from_bytes(raw[9:11], "big", signed=True)
         return local.replace(tzinfo=timezone.utc).timestamp() + deviation_min * 60
     is_dst = bool(status != 0xFF and status & _DST_ACTIVE)
     return local.replace(tzinfo=zone, fold=0 if is_dst or status == 0xFF else 1).timestamp()

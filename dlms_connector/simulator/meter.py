@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from dlms_connector.cosem.values import TypedValue, decode_typed
 from dlms_connector.errors import DecodeError
+from dlms_connector.simulator.calendar_clock import UNKNOWN_DEVIATION, decode_moment, encode_moment
 from dlms_connector.simulator.faults import FaultPlan
 from dlms_connector.simulator.objects import AccessResult, ObjectModel, Refused
 from dlms_connector.simulator.quantities import seed_of
@@ -73,7 +74,8 @@ class Quirks:
     notify_between: bool = False  # a DataNotification before each answer
     zero_based_blocks: bool = False
     ua_without_parameters: bool = False
-    reversed_deviation: bool = False
+    reversed_deviation: bool = False  # deviation as an offset from GMT, not to it
+    unknown_deviation: bool = False  # 0x8000: the clock's zone is not said
 
 
 @dataclass(frozen=True)
@@ -188,6 +190,25 @@ class LogicalDevice:
         """The beginning of the current value slot, by the true clock: a wrong clock changes no value."""
         now_s = int(self._clock())
         return now_s - now_s % self.settings.slot_s
+
+    def encode_moment(self, epoch_s: float) -> bytes:
+        """12 bytes of a moment as this meter writes it."""
+        raw = encode_moment(epoch_s, self.settings.zone)
+        if self.settings.quirks.unknown_deviation:
+            return raw[:9] + UNKNOWN_DEVIATION + raw[11:]
+        return self._turned(raw)
+
+    def decode_moment(self, value: object) -> float:
+        """Seconds since the epoch of a date-time as this meter reads it. Raises ValueError."""
+        if not isinstance(value, bytes):
+            raise ValueError("not a date-time")
+        return decode_moment(self._turned(value), self.settings.zone)
+
+    def _turned(self, raw: bytes) -> bytes:
+        if not self.settings.quirks.reversed_deviation or raw[9:11] == UNKNOWN_DEVIATION:
+            return raw
+        turned = -int.from_bytes(raw[9:11], "big", signed=True)
+        return raw[:9] + turned.to_bytes(2, "big", signed=True) + raw[11:]
 
     def read(self, key: bytes) -> bytes:
         """The encoded value of an attribute. Raises Refused."""

@@ -13,7 +13,6 @@ from struct import Struct
 from dlms_connector.cosem.values import DataType, TypedValue, array, encode, structure
 from dlms_connector.obis import Obis
 from dlms_connector.simulator.association_objects import association_objects
-from dlms_connector.simulator.calendar_clock import decode_moment, encode_moment
 from dlms_connector.simulator.controls import control_objects
 from dlms_connector.simulator.meter import LogicalDevice
 from dlms_connector.simulator.objects import AccessResult, CosemObject, ObjectModel, Reader, Refused
@@ -31,6 +30,8 @@ _PACKERS = {
 FIRMWARE = "SIM-3P 2.4.1"
 CLOCK = Obis(0, 0, 1, 0, 0)
 _DEMAND_PERIOD_S = 900
+# Group E tells the clients' counters apart where a meter has several; here they are one.
+_COUNTER_GROUPS = (0, 1, 2, 3, 5)
 _HISTORY_GROUPS = (1, 2, 101, 102)
 
 
@@ -76,7 +77,7 @@ def _period_start(meter: LogicalDevice) -> int:
 
 
 def _moment(of: Callable[[LogicalDevice], float]) -> Reader[LogicalDevice]:
-    return lambda meter: b"\x09\x0c" + encode_moment(of(meter), meter.settings.zone)
+    return lambda meter: b"\x09\x0c" + meter.encode_moment(of(meter))
 
 
 def _measured(quantity: Quantity, b: int) -> CosemObject[LogicalDevice]:
@@ -145,7 +146,7 @@ def _identification() -> list[CosemObject[LogicalDevice]]:
         CosemObject(1, Obis(1, 0, 0, 4, 2), {2: ratio}),
         CosemObject(1, Obis(1, 0, 0, 4, 3), {2: ratio}),
         CosemObject(1, Obis(0, 0, 96, 14, 0), {2: encode(TypedValue(DataType.UINT8, 1))}),
-        CosemObject(1, Obis(0, 0, 43, 1, 0), {2: _counter}),
+        *[CosemObject(1, Obis(0, 0, 43, 1, e), {2: _counter}) for e in _COUNTER_GROUPS],
         CosemObject(17, Obis(0, 0, 41, 0, 0), {2: _sap_list}),
     ]
 
@@ -172,17 +173,17 @@ def _counter(meter: LogicalDevice) -> bytes:
 def _clock() -> CosemObject[LogicalDevice]:
     def set_time(meter: LogicalDevice, value: TypedValue) -> None:
         try:
-            wanted_s = decode_moment(bytes(value.value), meter.settings.zone)
-        except (TypeError, ValueError) as error:
+            wanted_s = meter.decode_moment(value.value)
+        except ValueError as error:
             raise Refused(AccessResult.TYPE_UNMATCHED) from error
         meter.controls.clock_shift_s += wanted_s - meter.now_s()
 
     def time_zone(meter: LogicalDevice) -> bytes:
-        moment = encode_moment(meter.now_s(), meter.settings.zone)
+        moment = meter.encode_moment(meter.now_s())
         return bytes((DataType.INT16,)) + moment[9:11]
 
     def status(meter: LogicalDevice) -> bytes:
-        return bytes((DataType.UINT8, encode_moment(meter.now_s(), meter.settings.zone)[11]))
+        return bytes((DataType.UINT8, meter.encode_moment(meter.now_s())[11]))
 
     return CosemObject(
         8,

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 from dlms_connector.cosem.values import DataType, TypedValue, array, encode, encode_length, structure
 from dlms_connector.obis import Obis
-from dlms_connector.simulator.calendar_clock import decode_moment, encode_moment
 from dlms_connector.simulator.meter import LogicalDevice
 from dlms_connector.simulator.objects import AccessResult, CosemObject, Refused
 from dlms_connector.simulator.quantities import QUANTITIES, raw_value_of_seed
@@ -49,7 +48,7 @@ class Column:
 
 
 def _clock_cell(meter: LogicalDevice, at_s: int) -> bytes:
-    return b"\x09\x0c" + encode_moment(at_s, meter.settings.zone)
+    return b"\x09\x0c" + meter.encode_moment(at_s)
 
 
 def _register_column(key: str) -> Column:
@@ -179,7 +178,7 @@ def _by_range(kind: ProfileKind, meter: LogicalDevice, fields: Sequence[TypedVal
     restricting, first, last, selected = fields
     if restricting.value[1].value != _CLOCK.to_bytes():
         raise Refused(AccessResult.SCOPE_OF_ACCESS_VIOLATED)
-    from_s, to_s = (decode_moment(bytes(bound.value), meter.settings.zone) for bound in (first, last))
+    from_s, to_s = (meter.decode_moment(bound.value) for bound in (first, last))
     moments = [at_s for at_s in kind.moments(meter) if from_s <= at_s <= to_s]
     return encode_rows(kind, meter, moments, _chosen(kind, selected))
 

@@ -179,7 +179,7 @@ def replayed(device: LogicalDevice, seen: int) -> ProtectionError:
 
 def counter_seen(device: LogicalDevice, client_address: int) -> int:
     """The highest invocation counter that a client has used; -1 when it used none."""
-    return device.client_counters.get(client_address, device.settings.initial_client_counter - 1)
+    return device.client_counters.get(client_address, device.settings.initial_client_counter or -1)
 
 
 def accept_counter(device: LogicalDevice, client_address: int, counter: int) -> None:

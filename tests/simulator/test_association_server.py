@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from datetime import datetime, timedelta, timezone
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 
 from dlms_connector.cosem.values import DataType, TypedValue, decode_all, encode, encode_length, structure
 from dlms_connector.simulator.association_server import ServerAssociation, State
+from dlms_connector.simulator.calendar_clock import decode_moment, encode_moment
 from dlms_connector.simulator.faults import Fault, FaultKind, Stage
 from dlms_connector.simulator.meter import (
     FULL_CONFORMANCE,
@@ -20,7 +23,8 @@ from dlms_connector.simulator.meter import (
 )
 from dlms_connector.simulator.model import three_phase_model
 from dlms_connector.simulator.quantities import raw_value
-from tests.support.simulated import aarq, clients, get_normal, secured_client
+from dlms_connector.simulator.security_server import Deciphered, ServerCipher
+from tests.support.simulated import CLIENT_TITLE, aarq, clients, get_normal, secured_client
 
 SERIAL = "00000001"
 NOW_S = 1_790_000_123
@@ -291,6 +295,52 @@ def test_faults_by_stage_and_number() -> None:
     device.faults.add([Fault(FaultKind.WRONG_INVOKE_ID)])
     assert ask(association, get_normal(3, ENERGY, 2))[:3] == b"\xc4\x01\xc0"
     assert ask(association, get_normal(3, ENERGY, 2))[:3] == b"\xc4\x01\xc1"
+
+
+def test_counter_zero_in_every_protected_answer() -> None:
+    client = secured_client(0)
+    assert client.security is not None
+    for quirks, expected in ((Quirks(meter_counter_zero=True), [0, 0]), (Quirks(), [1, 2])):
+        device = meter(clients=clients(client), quirks=quirks)
+        cipher = ServerCipher(device, client, client.security, CLIENT_TITLE)
+        answers = [cipher.protect(b"\xc4\x01\xc1\x00\x00", Deciphered(b"", 0xC8)) for _ in range(2)]
+        assert [int.from_bytes(answer[3:7], "big") for answer in answers] == expected
+
+
+@pytest.mark.parametrize(
+    ("quirks", "deviation"),
+    [
+        (Quirks(), 300),
+        (Quirks(reversed_deviation=True), -300),
+        (Quirks(unknown_deviation=True), -0x8000),
+    ],
+)
+def test_clocks_with_every_kind_of_deviation(quirks: Quirks, deviation: int) -> None:
+    """Bogota, five hours west: the Blue Book's deviation is +300."""
+    device = meter(quirks=quirks, zone=timezone(timedelta(hours=-5)))
+    association = associated(device)
+    raw = ask(association, get_normal(8, "0.0.1.0.0.255", 2))[6:]
+    local = datetime.fromtimestamp(NOW_S - 5 * 3600, timezone.utc)
+    assert raw[:8] == local.year.to_bytes(2, "big") + bytes(
+        (local.month, local.day, local.isoweekday(), local.hour, local.minute, local.second)
+    )
+    assert int.from_bytes(raw[9:11], "big", signed=True) == deviation
+    assert ask(
+        association, b"\xc1\x01\xc2" + bytes.fromhex("00080000010000ff02") + b"\x00\x09\x0c" + raw
+    ) == (b"\xc5\x01\xc2\x00")
+    assert abs(device.controls.clock_shift_s) < 0.01
+    for wrong in (b"\x06\xff\xff\xff\xff", b"\x09\x02\x00\x00"):
+        request_apdu = b"\xc1\x01\xc2" + bytes.fromhex("00080000010000ff02") + b"\x00" + wrong
+        assert ask(association, request_apdu) == b"\xc5\x01\xc2\x0c"
+
+
+def test_daylight_saving_is_in_deviation_and_status() -> None:
+    zone = ZoneInfo("Europe/Madrid")
+    for moment, deviation, status in ((1_753_000_000, -120, 0x80), (1_737_000_000, -60, 0)):
+        raw = encode_moment(moment, zone)
+        assert (int.from_bytes(raw[9:11], "big", signed=True), raw[11]) == (deviation, status)
+        assert decode_moment(raw, zone) == moment
+        assert decode_moment(raw[:9] + b"\x80\x00" + raw[11:], zone) == moment
 
 
 def entry_selection(first: int, last: int) -> bytes:

@@ -203,13 +203,15 @@ def test_counter_is_read_publicly_and_a_used_one_is_refused() -> None:
         with reader(fleet) as public:
             assert public.read_text("0.0.43.1.0.255") == 1000
         options = {"client": 1, "authentication": Authentication.HIGH_GMAC}
+        with pytest.raises(Exception, match=r"(?i)authentication|rejected"):
+            reader(fleet, security=gurux_security(counter=1000), **options).open()
         with reader(fleet, security=gurux_security(counter=1001), **options):
             pass
         with reader(fleet) as public:
             assert public.read_text("0.0.43.1.0.255") > 1001
         with pytest.raises(Exception, match=r"(?i)authentication|rejected"):
             reader(fleet, security=gurux_security(counter=1001), **options).open()
-        assert fleet.counters(SERIAL).replays == 1
+        assert fleet.counters(SERIAL).replays == 2
 
 
 def test_several_meters_behind_one_line() -> None:
