@@ -6,13 +6,14 @@ import json
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from dlms_connector.config.client import KEY_SIZE_BYTES
 from dlms_connector.config.loader import Configuration, load_file
 from dlms_connector.config.problems import Problem
 from dlms_connector.config.secrets import SecretRef
@@ -29,7 +30,7 @@ def command(
 ) -> None:
     """Check a configuration before the gateway starts: exit 0 if it is sound, 1 with every problem told."""
     configuration = load_file(file)
-    problems = (*configuration.problems, *unreadable_secrets(configuration.devices, as_errors=secrets))
+    problems = (*configuration.problems, *unusable_secrets(configuration, as_errors=secrets))
     is_sound = not any(problem.severity == "error" for problem in problems)
     if as_json:
         sys.stdout.write(json.dumps(_as_document(file, configuration, problems, is_sound), indent=2) + "\n")
@@ -38,27 +39,25 @@ def command(
     raise typer.Exit(0 if is_sound else 1)
 
 
-def unreadable_secrets(devices: tuple[DeviceSettings, ...], as_errors: bool) -> list[Problem]:
-    """The references that cannot be resolved by this process: one problem each, however many use it."""
-    users: dict[SecretRef, list[str]] = {}
-    for device in devices:
-        for reference in _references(device):
-            users.setdefault(reference, []).append(device.device_name)
+def unusable_secrets(configuration: Configuration, as_errors: bool) -> list[Problem]:
+    """The references that this process cannot use: one problem each, however many meters share it."""
+    users: dict[tuple[SecretRef, int | None], list[tuple[str, str]]] = {}
+    for device in configuration.devices:
+        for loc, reference, size_bytes in _references(device):
+            users.setdefault((reference, size_bytes), []).append((device.device_name, loc))
     problems = []
-    for reference, names in users.items():
+    for (reference, size_bytes), needed in users.items():
         try:
-            reference.resolve_text()
+            if size_bytes is None:
+                reference.resolve_password()
+            else:
+                reference.resolve_key(size_bytes)
         except SecretError as error:
-            others = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            problems.append(
-                Problem(
-                    "$.devices",
-                    f'{error.message}, which "{names[0]}"{others} needs',
-                    error.hint,
-                    names[0],
-                    "error" if as_errors else "warning",
-                )
-            )
+            name, loc = needed[0]
+            others = f" (and {len(needed) - 1} more)" if len(needed) > 1 else ""
+            path = f"{configuration.places[name]}.{loc}"
+            severity: Literal["error", "warning"] = "error" if as_errors else "warning"
+            problems.append(Problem(path, f"{error.message}{others}", error.hint, name, severity))
     return problems
 
 
@@ -72,10 +71,19 @@ def registers_per_second(devices: tuple[DeviceSettings, ...]) -> float:
     )
 
 
-def _references(device: DeviceSettings) -> Iterator[SecretRef]:
-    security = device.client.security
-    keys = (security.encryption_key, security.authentication_key) if security else ()
-    yield from (reference for reference in (device.client.password, *keys) if reference is not None)
+def _references(device: DeviceSettings) -> Iterator[tuple[str, SecretRef, int | None]]:
+    """Place in the entry, reference, and for keys the size that the security suite takes."""
+    client = device.client
+    if client.password is not None:
+        yield "client.password", client.password, None
+    if client.security is not None:
+        size_bytes = KEY_SIZE_BYTES[client.security.suite]
+        for name, key in (
+            ("encryptionKey", client.security.encryption_key),
+            ("authenticationKey", client.security.authentication_key),
+        ):
+            if key is not None:
+                yield f"client.security.{name}", key, size_bytes
 
 
 def _summary(configuration: Configuration) -> dict[str, Any]:

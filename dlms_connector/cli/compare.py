@@ -23,6 +23,7 @@ from dlms_connector.cli.thingsboard_options import (
     thingsboard,
 )
 from dlms_connector.config.loader import load_file
+from dlms_connector.config.textfile import write_whole
 from dlms_connector.config.types import DurationMs
 from dlms_connector.errors import CommandError
 from dlms_connector.migration.compare import (
@@ -38,6 +39,7 @@ from dlms_connector.migration.report import as_markdown, as_table, as_verdict_li
 from dlms_connector.migration.series import Point, Telemetry, number_or_text, read_export, time_ms
 from dlms_connector.migration.thingsboard_rest import ThingsBoardRest
 
+_REPORT_MODE: Final = 0o644
 _DURATION: Final[TypeAdapter[int]] = TypeAdapter(DurationMs)
 
 
@@ -94,7 +96,7 @@ def command(
     if not results:
         raise CommandError("neither side has a device to compare")
     if report is not None:
-        _write(report, as_markdown(results, label_pair, spans))
+        write_whole(report, as_markdown(results, label_pair, spans), _REPORT_MODE)
     if plot is not None:
         write_plot(plot, results, label_pair, (left, right), spans)
     if as_json:
@@ -251,10 +253,3 @@ def _as_document(result: MeterComparison) -> dict[str, object]:
         for key in result.keys
     ]
     return {**asdict(result), "keys": keys}
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise CommandError(f"{path} cannot be written: {error.strerror}") from error

@@ -24,6 +24,7 @@ from dlms_connector.cli.thingsboard_options import (
     thingsboard,
 )
 from dlms_connector.config.secrets import SecretRef
+from dlms_connector.config.textfile import write_whole
 from dlms_connector.errors import CommandError
 from dlms_connector.migration.bridge_db import BridgeMeter, read_bridge
 from dlms_connector.migration.identity import Identities, find_by_token, read_mapping
@@ -54,6 +55,7 @@ MeterPassword = Annotated[
     str, typer.Option("--meter-password", help="Reference to the meters' LLS password, for the entries.")
 ]
 DEFAULT_CONFIG = Path("dlms_connector.json")
+_MAPPING_MODE = 0o644
 _FATE_COLOURS = {"ready": "green", "stopped": "red", "skipped": "dim"}
 
 
@@ -80,7 +82,7 @@ def plan(
     moved = Waves(config).moved()
     if write_mapping is not None:
         names = {each.name: each.device_name for each in plans if each.device_name is not None}
-        write_mapping.write_text(json.dumps(names, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_whole(write_mapping, json.dumps(names, indent=2, ensure_ascii=False) + "\n", _MAPPING_MODE)
     if as_json:
         sys.stdout.write(json.dumps([_as_document(each, moved) for each in plans], indent=2) + "\n")
         return

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
 from dlms_connector.config.reference import fill_tables
 from dlms_connector.config.schema import configuration_schema
+from dlms_connector.config.textfile import write_whole
+
+_MODE: Final = 0o644
 
 
 def schema_text() -> str:
@@ -26,8 +29,8 @@ def command(
 ) -> None:
     """Write the JSON schema of the configuration, for editors."""
     if docs is not None:
-        docs.write_text(fill_tables(docs.read_text(encoding="utf-8")), encoding="utf-8")
+        write_whole(docs, fill_tables(docs.read_text(encoding="utf-8")), _MODE)
     elif output is not None:
-        output.write_text(schema_text(), encoding="utf-8")
+        write_whole(output, schema_text(), _MODE)
     else:
         sys.stdout.write(schema_text())

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -76,6 +76,8 @@ class Configuration:
     connector: ConnectorSettings
     devices: tuple[DeviceSettings, ...]
     problems: tuple[Problem, ...]
+    places: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+    """JSON path of each device's entry, by its name."""
 
     @property
     def errors(self) -> tuple[Problem, ...]:
@@ -137,7 +139,8 @@ class _Loading:
         devices = tuple(device for _, device in kept)
         if self._document.get("shard") is not None and connector.shard is None:
             devices = ()  # without its share this gateway would poll the meters of the others as well
-        return Configuration(connector, devices, tuple(self._problems))
+        places = {device.device_name: place for place, device in kept}
+        return Configuration(connector, devices, tuple(self._problems), places)
 
     def _tell(self, problem: Problem) -> None:
         self._problems[problem] = None
@@ -170,11 +173,11 @@ class _Loading:
 
     def _plain(self, value: Any, place: str, device: str | None = None) -> Any:
         """The value with its references filled in, or _BROKEN where that was told to be impossible."""
-        before = len(self._problems)
-        filled = plain(
-            value, place, self._environment, lambda problem: self._tell(replace(problem, device=device))
-        )
-        return filled if len(self._problems) == before else _BROKEN
+        told: list[Problem] = []
+        filled = plain(value, place, self._environment, told.append)
+        for problem in told:
+            self._tell(replace(problem, device=device))
+        return _BROKEN if told else filled
 
     def _read_defaults(self) -> bool:
         """Whether there are defaults to build on; without them no device is what its operator meant."""

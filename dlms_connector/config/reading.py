@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 from typing_extensions import Self
 
 from dlms_connector.config.types import DAY_MS, DurationMs, ExactDecimal, ObisCode, Section, Whole
+from dlms_connector.obis import Obis
 
 Key = Annotated[str, Field(min_length=1, max_length=255)]
 ValueType = Literal["auto", "number", "text", "boolean", "json"]
@@ -83,7 +84,19 @@ class ProfileSettings(Section):
     slice_ms: DurationMs = Field(
         DAY_MS, alias="slice", ge=60_000, le=DAY_MS, description="rows asked for at once"
     )
-    access: Literal["auto", "range", "entry", "whole"] = "auto"
+    access: Literal["auto", "range", "entry", "whole"] = Field(
+        "auto", description="how rows are asked for; by default by range, else by entry, else whole"
+    )
+
+    @field_validator("columns")
+    @classmethod
+    def _columns_are_codes(cls, columns: dict[str, str | None]) -> dict[str, str | None]:
+        for column in columns:
+            code, hash_mark, attribute = column.partition("#")
+            Obis.parse(code)
+            if hash_mark and not attribute.isdigit():
+                raise ValueError(f'the column "{column}": after # comes the number of an attribute')
+        return columns
 
 
 class AttributeUpdate(Section):

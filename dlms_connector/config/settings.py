@@ -23,6 +23,8 @@ from dlms_connector.config.transport import Transport
 from dlms_connector.config.types import DAY_MS, DurationMs, ExactDecimal, ObisCode, Section, Whole
 from dlms_connector.obis import Obis
 
+_MAX_HDLC_CLIENT = 0x7F  # a client address is one byte (Green Book 8.4.2.2)
+
 HealthKey = Literal[
     "dlms_state",
     "dlms_lastError",
@@ -169,6 +171,14 @@ class DeviceSettings(Section):
             codes = value["allowWrite"]
             return {**value, "allowWrite": {"set": codes, "action": codes}}
         return value
+
+    @model_validator(mode="after")
+    def _client_fits_the_framing(self) -> Self:
+        if self.transport.framing == "hdlc" and self.client.address > _MAX_HDLC_CLIENT:
+            raise ValueError(
+                f"client.address {self.client.address} does not fit HDLC (at most {_MAX_HDLC_CLIENT})"
+            )
+        return self
 
     @model_validator(mode="after")
     def _unique_keys(self) -> Self:

@@ -29,7 +29,7 @@ class TransportBase(Section):
     """What TCP and serial lines have in common."""
 
     server_logical_address: Whole = Field(
-        1, ge=0, le=0x3FFF, description="logical device; wrapper port of the meter"
+        1, ge=0, le=0xFFFF, description="logical device; wrapper port of the meter"
     )
     server_physical_address: Whole = Field(
         0, ge=0, le=0x3FFF, description="HDLC only; 0 where the meter has none"

@@ -7,8 +7,6 @@ configuration after a copy of it was kept.
 from __future__ import annotations
 
 import math
-import os
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
@@ -19,6 +17,7 @@ import simplejson
 
 from dlms_connector.config.jsonfile import read_json
 from dlms_connector.config.loader import load_document
+from dlms_connector.config.textfile import write_whole
 from dlms_connector.errors import CommandError
 from dlms_connector.migration.plan import MeterPlan
 
@@ -207,35 +206,6 @@ def choose_share(ready: Sequence[MeterPlan], moved: int, percent: float) -> tupl
     """As many ready meters, lowest ids first, as bring the migrated share of the fleet up to `percent`."""
     wanted = math.ceil((len(ready) + moved) * percent / 100) - moved
     return tuple(ready[: max(0, wanted)])
-
-
-def write_whole(path: Path, text: str, mode: int) -> None:
-    """Replace a file in one step: a reader sees the old content or the new, also after a power cut.
-
-    Raises CommandError where the folder cannot be written.
-    """
-    try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as stream:
-                os.fchmod(stream.fileno(), mode)
-                stream.write(text)
-                stream.flush()
-                os.fsync(stream.fileno())
-            _keep_owner(path, name)
-            os.replace(name, path)
-        except BaseException:
-            os.unlink(name)
-            raise
-    except OSError as error:
-        raise CommandError(f"{path} cannot be written: {error.strerror}") from error
-
-
-def _keep_owner(path: Path, new: str) -> None:
-    """Root writes for the gateway's user: the file stays his."""
-    owner = path.stat() if path.exists() else path.parent.stat()
-    if os.geteuid() == 0:
-        os.chown(new, owner.st_uid, owner.st_gid)
 
 
 def _mode_of(path: Path) -> int:

@@ -55,6 +55,28 @@ def test_a_secret_that_is_missing_here_is_a_warning_or_on_request_an_error(run):
     assert code == 1
 
 
+@pytest.mark.parametrize(
+    ("suite", "key", "words"),
+    [
+        (0, "00" * 16, ""),
+        (0, "00" * 15, "has 15 bytes; this security suite takes 16"),
+        (2, "00" * 16, "has 16 bytes; this security suite takes 32"),
+        (0, "not-hex-canary", "is not hexadecimal"),
+    ],
+)
+def test_keys_of_a_wrong_length_are_told_with_their_path(run, monkeypatch, suite, key, words):
+    monkeypatch.setenv("CHECK_KEY", key)
+    security = {"suite": suite, "encryptionKey": "${env:CHECK_KEY}", "authenticationKey": "${env:CHECK_KEY}"}
+    client = {"authentication": "gmac", "security": security}
+    code, out = run({"devices": [{**GOOD["devices"][0], "client": client}]}, "--secrets", "--json")
+    problems = json.loads(out)["problems"]
+    assert code == (1 if words else 0)
+    assert [(problem["path"], words in problem["message"]) for problem in problems] == (
+        [("$.devices[0].client.security.encryptionKey", True)] if words else []
+    )
+    assert "canary" not in out
+
+
 def test_every_problem_is_told_with_path_and_hint(run):
     code, out = run(
         {"devices": [{"deviceName": "m", "pollperiod": 5, "transport": {"host": "h", "port": "x"}}]}

@@ -102,6 +102,7 @@ def test_a_dry_run_writes_nothing(bench, tmp_path):
         (("plan", "admin.db", "--tb-url", "http://h", "--tb-password", "secret"), "takes a reference"),
         (("plan", "admin.db", "--meter-password", "secret"), "takes a reference"),
         (("plan", "admin.db", "--mapping", "none.json"), "cannot be read"),
+        (("plan", "admin.db", "--write-mapping", "no/such/map.json"), "cannot be written"),
         (("apply", "admin.db"), "say which meters"),
         (("apply", "admin.db", "--all"), "no meter is left"),
         (("apply", "admin.db", "--all", "--percent", "5"), "say which meters"),

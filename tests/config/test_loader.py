@@ -121,6 +121,24 @@ FAULTS = [
         "unknown key",
         "backfill",
     ),
+    (
+        {"profiles": [{"obis": "1-0:99.1.0", "columns": {"1.8.0": "x"}}]},
+        "profiles[0].columns",
+        "OBIS code",
+        "",
+    ),
+    (
+        {"profiles": [{"obis": "1-0:99.1.0", "columns": {"1-0:1.8.0#x": "x"}}]},
+        "profiles[0].columns",
+        "the number of an attribute",
+        "",
+    ),
+    (
+        {"transport": {"host": "h", "framing": "hdlc"}, "client": {"address": 128}},
+        "",
+        "client.address 128 does not fit HDLC",
+        "",
+    ),
     ({"template": 5}, "template", "expected a text, found a number", ""),
     ({"deviceType": ""}, "deviceType", "at least 1", ""),
     ({"reportStrategy": {"type": "ON_REPORT_PERIOD"}}, "reportStrategy", "needs reportPeriod", ""),
@@ -182,6 +200,25 @@ def test_broken_sections_stop_their_devices(document, path):
     configuration = load_document(document, environment={})
     assert configuration.devices == ()
     assert [problem.path for problem in configuration.problems] == [path]
+
+
+def test_a_reference_of_a_template_that_is_not_set_stops_every_device_of_it(tmp_path):
+    (tmp_path / "templates").mkdir()
+    template = {"device": {"transport": {"host": "${env:NOPE}"}, "timeseries": ["frequency"]}}
+    (tmp_path / "templates" / "mine.json").write_text(json.dumps(template))
+    document = {
+        "defaults": {"template": "mine"},
+        "devices": [{"deviceName": "a"}, {"deviceName": "b", "template": "mine"}],
+    }
+    configuration = load_document(document, base_directory=tmp_path, environment={})
+    assert configuration.devices == ()
+    assert "template mine: $.device.transport.host" in [problem.path for problem in configuration.errors]
+    assert not any("expected" in problem.message for problem in configuration.errors)
+
+
+def test_each_device_knows_its_place():
+    configuration = load_document({"devices": [5, device("a"), device("b", "2")]})
+    assert configuration.places == {"a": "$.devices[1]", "b": "$.devices[2]"}
 
 
 def test_a_fault_in_the_defaults_is_told_once_and_there():

@@ -115,7 +115,7 @@ def test_a_write_that_fails_leaves_the_old_configuration(plans, config, monkeypa
     def fail(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("dlms_connector.migration.waves.os.replace", fail)
+    monkeypatch.setattr("dlms_connector.config.textfile.os.replace", fail)
     with pytest.raises(CommandError, match="No space left"):
         waves_of(config).apply(plans[:1])
     assert config.read_bytes() == before
