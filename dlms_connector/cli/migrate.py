@@ -135,10 +135,12 @@ def apply(
         if each.fate == "stopped" and not meters:
             console.print(f"[yellow]left out[/] {escape(each.name)}: {escape('; '.join(each.reasons))}")
     if dry_run:
-        console.print(f"a dry run: {len(chosen)} meters would be written to {escape(str(config))}")
+        console.print(f"a dry run: {_meters(len(chosen))} would be written to {escape(str(config))}")
         return
     wave = waves.apply(chosen, hold=hold)
-    console.print(f"[green]wave {wave.number}[/]: {len(wave.meters)} meters written to {escape(str(config))}")
+    console.print(
+        f"[green]wave {wave.number}[/]: {_meters(len(wave.meters))} written to {escape(str(config))}"
+    )
     if wave.backup:
         console.print(f"the configuration before it is kept as {escape(wave.backup)}")
     switchable = all(meter.switchable for meter in bridge)
@@ -162,7 +164,7 @@ def release(
                 hint="a meter serves one association: switch them off and restart the bridge first",
             )
     released = waves.release(wave)
-    _console().print(f"[green]wave {wave}[/]: the gateway polls its {len(released.meters)} meters")
+    _console().print(f"[green]wave {wave}[/]: the gateway polls {_meters(len(released.meters))}")
 
 
 @app.command()
@@ -188,7 +190,7 @@ def status(config: Config = DEFAULT_CONFIG, database: OptionalDatabase = None) -
     if database is not None:
         moved = waves.moved()
         left = [meter.name for meter in bridge if meter.polled and meter.id not in moved]
-        console.print(f"{len(moved)} meters with the gateway, {len(left)} with the bridge")
+        console.print(f"{_meters(len(moved))} with the gateway, {len(left)} with the bridge")
 
 
 @app.command()
@@ -201,7 +203,7 @@ def rollback(
     returned = Waves(config).roll_back(wave)
     console = _console()
     console.print(
-        f"[green]wave {wave}[/] is rolled back: {len(returned.meters)} meters left the configuration"
+        f"[green]wave {wave}[/] is rolled back: {_meters(len(returned.meters))} left the configuration"
     )
     ids = [meter.meter_id for meter in returned.meters]
     _print_steps(console, "On the bridge:", steps_to_return(database, ids))
@@ -286,7 +288,7 @@ def _print_table(console: Console, plans: Sequence[MeterPlan], moved: dict[int, 
         fate = f"[cyan]wave {wave.number}[/]" if wave else f"[{_FATE_COLOURS[each.fate]}]{each.fate}[/]"
         entry = each.entry or {}
         period = f"{entry['pollPeriod'] / 1000:g} s" if entry else ""
-        keys = ", ".join(register["key"] for register in entry.get("timeseries", ()))
+        keys = ", ".join(entry.get("timeseries", ()))
         endpoint = f"{each.host or '?'}:{each.port}"
         table.add_row(
             str(each.meter_id),
@@ -304,6 +306,10 @@ def _print_steps(console: Console, title: str, steps: Sequence[str]) -> None:
     console.print(f"[bold]{title}[/]")
     for number, step in enumerate(steps, 1):
         console.print(f"  {number}. {escape(step)}")
+
+
+def _meters(count: int) -> str:
+    return f"{count} meter{'' if count == 1 else 's'}"
 
 
 def _console() -> Console:

@@ -291,7 +291,6 @@ def _entry(
         "client": {"address": 1, "authentication": "low", "password": password},
         "timeout": _TIMEOUT_MS,
         "pollPeriod": period_ms,
-        # The template reads its energy less often; here every key keeps the period that it had.
-        "timeseries": [{"key": key, "pollPeriod": period_ms} for key in keys],
+        "timeseries": list(keys),
         **({"staticAttributes": attributes} if attributes else {}),
     }

@@ -40,7 +40,7 @@ def test_a_meter_becomes_what_the_bridge_really_sends(plans):
     assert str(device.client.password) == "${env:DLMS_LLS_PASSWORD}"
     assert device.timeout_ms == 7000
     assert {entry.key: entry.obis for entry in device.timeseries} == dict(READ_BY_BRIDGE)
-    assert {entry.poll_period_ms for entry in device.timeseries} == {5000}
+    assert (device.poll_period_ms, {entry.poll_period_ms for entry in device.timeseries}) == (5000, {None})
     assert {(entry.scaler, entry.multiplier) for entry in device.timeseries} == {("auto", None)}
     assert device.static_attributes == {
         "model": "Microstar P2000-T",
