@@ -8,8 +8,8 @@ from dlms_cosem.enumerations import ActionResultStatus, DataAccessResult
 
 from dlms_connector.errors import DecodeError, ObjectError, SecurityError, ServiceRefused
 
-_STATE_ERRORS = {1: "service not allowed", 2: "service unknown"}
-_SERVICE_ERRORS = {
+STATE_ERRORS = {1: "service not allowed", 2: "service unknown"}
+SERVICE_ERRORS = {
     1: "operation not possible",
     2: "service not supported",
     3: "other reason",
@@ -52,8 +52,8 @@ def raise_for_exception(apdu: bytes) -> NoReturn:
             raise DecodeError("ExceptionResponse is truncated", offset=len(apdu))
         if apdu[2] == 6:
             raise InvocationCounterRefused(int.from_bytes(apdu[3:7], "big") if len(apdu) >= 7 else None)
-        state = _STATE_ERRORS.get(apdu[1], f"state error {apdu[1]}")
-        service = _SERVICE_ERRORS.get(apdu[2], f"service error {apdu[2]}")
+        state = STATE_ERRORS.get(apdu[1], f"state error {apdu[1]}")
+        service = SERVICE_ERRORS.get(apdu[2], f"service error {apdu[2]}")
         hint = _HINTS.get(service) or _HINTS.get(state, "")
         raise ServiceRefused(f"the meter answered with an exception: {state}, {service}", hint=hint)
     raise ServiceRefused(f"the meter answered with confirmedServiceError {apdu[1:4].hex()}")

@@ -46,7 +46,9 @@ _SPECIFIC_TAGS: dict[int, tuple[int, int]] = {
 }
 _GLO_TAGS = frozenset(tags[0] for tags in _SPECIFIC_TAGS.values())
 _DED_TAGS = frozenset(tags[1] for tags in _SPECIFIC_TAGS.values())
+DEDICATED_TAGS = _DED_TAGS | {GENERAL_DED}
 CIPHERED_TAGS = _GLO_TAGS | _DED_TAGS | {GENERAL_GLO, GENERAL_DED}
+PLAIN_TAG_OF = {ciphered: plain for plain, tags in _SPECIFIC_TAGS.items() for ciphered in tags}
 
 
 class StaleAnswer(SecurityError):
@@ -242,7 +244,7 @@ class CipherContext:
                     hint="check security.policy; a meter that protects nothing needs policy none",
                 )
             return apdu
-        dedicated = tag in _DED_TAGS or tag == GENERAL_DED
+        dedicated = tag in DEDICATED_TAGS
         offset = 1
         title = self.server_title
         if tag in (GENERAL_GLO, GENERAL_DED):

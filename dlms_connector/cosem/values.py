@@ -138,7 +138,7 @@ def _shortest_float32(data: bytes, offset: int) -> tuple[float]:
     """A float32 as the shortest decimal that means it: 230.1, not 230.10000610351562."""
     raw = data[offset : offset + 4]
     exact: float = struct.unpack(">f", raw)[0]
-    for digits in (6, 7, 8):
+    for digits in (6, 7, 8, 9):
         short = float(f"{exact:.{digits}g}")
         if abs(short) < 3.4e38 and struct.pack(">f", short) == raw:
             return (short,)
