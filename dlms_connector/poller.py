@@ -134,6 +134,7 @@ class DevicePoller:
         self._retry_s = 0.0
         self._owed: set[float] = set()
         self._sent_attributes: dict[str, Any] = {}
+        self._static_sent = False
         self._health_due_s = 0.0
         now = around.clock()
         self._backoff = Backoff(device.backoff, around.rng)
@@ -238,7 +239,8 @@ class DevicePoller:
         )
         self.health.error(fault)
         self.session.abandon()
-        self._go(MeterState.OFFLINE)
+        # Not told to the uplink: it may be what failed.
+        self.health.state = MeterState.OFFLINE
         self._retry_s = self._around.clock() + _CRASH_PAUSE_S
         self._stopping.wait(_CRASH_PAUSE_S)
 
@@ -350,6 +352,9 @@ class DevicePoller:
         if not self._announced:
             self._announced = True
             self._on_announced()
+        if self.device.static_attributes and not self._static_sent:
+            static = [Reading(key, value, "", ts_ms) for key, value in self.device.static_attributes.items()]
+            self._static_sent = self._around.uplink.deliver(self.device, [], static)
         if self.health.state is not MeterState.ONLINE:
             self.health.last_error = self.health.last_error_layer = ""
             self._go(MeterState.ONLINE)

@@ -53,7 +53,9 @@ class DLMSConnector(Connector):  # type: ignore[misc]  # the gateway ships no ty
         self._closing = False
         self._stopped = threading.Event()
         self._fleet: Fleet | None = None
-        self._configuration: Configuration = load_document(config)
+        self._configuration: Configuration = load_document(
+            config, base_directory=Path(gateway.get_config_path())
+        )
         self._uplink = GatewayUplink(
             gateway,
             self.get_name,

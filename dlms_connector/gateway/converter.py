@@ -104,24 +104,23 @@ def to_telemetry(value: Plain) -> TelemetryValue | None:
     """
     if value is None or isinstance(value, bool):
         return value
-    if isinstance(value, int):
-        return value if value in _INT64 else float(value)
-    if isinstance(value, (float, Decimal)):
-        return _number(value)
+    if isinstance(value, int) and value in _INT64:
+        return value
+    if isinstance(value, (int, float, Decimal)):
+        return _number(Decimal(value))
     if isinstance(value, str):
         text = value.encode("utf-8", "replace").decode()
         return text + _KEEP_TEXT_SUFFIX if _CAST_TO_NUMBER.fullmatch(text) else text
     return simplejson.dumps(value, use_decimal=True, ignore_nan=True)
 
 
-def _number(value: float | Decimal) -> int | float | None:
-    """A finite number; a Decimal becomes the float that prints the same digits."""
+def _number(value: Decimal) -> float | None:
+    """The float that prints the same digits; None where there is none. A series keeps its type: 230.00 is 230.0."""
+    if not value.is_finite():
+        return None
     number = float(value)
     if not isfinite(number):
         return None
-    if isinstance(value, Decimal) and value == value.to_integral_value() and int(value) in _INT64:
-        # 230.00 of a scaler -2 stays a number with a point: a series must not change its type from value to value.
-        return number
     # ThingsBoard keeps a number with more than 16 decimals as text.
     return round(number, 15) if abs(number) < 1 else number
 
