@@ -22,6 +22,14 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "simulate": ("dlms_connector.cli.simulate", "Run simulated meters until Ctrl-C."),
     "migrate": ("dlms_connector.cli.migrate", "Move meters over from the bridge's database, in waves."),
     "compare": ("dlms_connector.cli.compare", "Compare the telemetry of two systems, meter by meter."),
+    "probe": ("dlms_connector.cli.probe", "Find out how a meter wants to be talked to."),
+    "discover": (
+        "dlms_connector.cli.discover",
+        "List a meter's objects; write its device entry or a template.",
+    ),
+    "read": ("dlms_connector.cli.read", "Read values of one meter, now."),
+    "profile": ("dlms_connector.cli.profile", "Read rows of a load profile or event log."),
+    "decode": ("dlms_connector.cli.decode", "Explain HDLC frames, wrapper messages and APDUs."),
     "schema": ("dlms_connector.cli.schema", "Write the JSON schema of the configuration, for editors."),
 }
 _INTERRUPTED_EXIT_CODE: Final = 130

@@ -71,6 +71,7 @@ class AssociationResponse:
     server_title: bytes | None
     challenge: bytes | None
     user_information: bytes | None
+    mechanism: int | None = None
 
     def raise_if_refused(self) -> None:
         """Raise AssociationError with the diagnostic in words unless the meter accepted."""
@@ -183,6 +184,7 @@ def decode_aare(apdu: bytes) -> AssociationResponse:
         server_title=_octets(fields.get(0xA4)),
         challenge=_octets(fields.get(0xAA)),
         user_information=_octets(fields.get(0xBE)),
+        mechanism=fields[0x89][0][-1] if fields.get(0x89, (b"",))[0] else None,
     )
 
 

@@ -1,25 +1,31 @@
-"""What a meter offers: the association's object list -> a table, a device entry, a template."""
+"""What a meter offers: the association's object list -> names, values, a device entry, a template."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
-from dlms_connector.config.catalogue import CATALOGUE
+from dlms_connector.config.catalogue import default_class, name_of
+from dlms_connector.config.reading import RegisterSettings
+from dlms_connector.config.settings import DeviceSettings
 from dlms_connector.cosem.services import AttributeRef
-from dlms_connector.cosem.units import scale, unit_text
 from dlms_connector.cosem.values import Value
-from dlms_connector.errors import DecodeError, ObjectError, ServiceRefused
-from dlms_connector.meter.plan import scaler_ref
-from dlms_connector.meter.reading import Plain, to_plain
+from dlms_connector.errors import DecodeError, LinkError, ObjectError, ServiceRefused
+from dlms_connector.meter.plan import Register, make_register
+from dlms_connector.meter.reading import Plain
 from dlms_connector.meter.session import MeterSession
 from dlms_connector.obis import Obis
 
-_ASSOCIATION_CLASS = 15
-MAX_OBJECTS = 5000
-READABLE_CLASSES = {1: 2, 3: 2, 4: 2, 5: 2, 8: 2}  # class: the attribute that holds its value
-_NAMES_BY_OBIS = {entry.obis: name for name, entry in reversed(CATALOGUE.items())}
+ASSOCIATION_CLASS: Final = 15
+PROFILE_CLASS: Final = 7
+MAX_OBJECTS: Final = 5000
+READABLE_CLASSES: Final = {1: 2, 3: 2, 4: 2, 5: 2, 8: 2}  # class: the attribute that holds its value
+_MEASURED_CLASSES: Final = (3, 4, 5)
+_BATCH: Final = 10
+_REOPENINGS: Final = 3
+_CURRENT: Final = 255
+"""Group F of the value now; others are history."""
 
 
 @dataclass(slots=True)
@@ -42,14 +48,20 @@ class FoundObject:
         mode = self.access.get(attribute)
         return mode is None or mode in (1, 3, 4, 6)
 
+    @property
+    def is_event_log(self) -> bool:
+        """Event logs have D = 98 (Blue Book 7.5.2.5)."""
+        return self.class_id == PROFILE_CLASS and (self.obis.c, self.obis.d) == (99, 98)
+
 
 def object_list(session: MeterSession) -> list[FoundObject]:
-    """The objects of the association, as the meter lists them.
+    """The objects of the association, as the meter lists them; long lists come by blocks.
 
     Raises:
         ObjectError: the association object is not readable for this client.
+        LinkError, ServiceRefused: the association is over, or the meter does no GET.
     """
-    ref = AttributeRef(_ASSOCIATION_CLASS, session.device.client.association_obis, 2)
+    ref = AttributeRef(ASSOCIATION_CLASS, session.device.client.association_obis, 2)
     value = session.get(ref)
     if not isinstance(value, list):
         raise DecodeError("the object list is no array", offset=0)
@@ -90,62 +102,157 @@ def _attribute_rights(value: Value) -> dict[int, int]:
     return rights
 
 
-def name_of(obis: Obis) -> str:
-    """The catalogue's name, whatever channel group B says; empty where there is none."""
-    return _NAMES_BY_OBIS.get(obis) or _NAMES_BY_OBIS.get(obis._replace(b=0), "")
-
-
 def read_values(
-    session: MeterSession, objects: list[FoundObject], on_progress: Callable[[int], None] = lambda _: None
+    session: MeterSession, objects: Sequence[FoundObject], on_progress: Callable[[int], None] = lambda _: None
 ) -> None:
-    """Read the current value and unit of every object of a simple class into the list."""
-    for number, found in enumerate(objects):
-        attribute = READABLE_CLASSES.get(found.class_id)
-        if attribute is not None and found.may_read(attribute):
-            _read_value(session, found, attribute)
-        on_progress(number + 1)
+    """Read value and unit of every simple object, and how long the profiles are, into the objects.
+
+    In lists where the meter does them. An object at which the link breaks is marked, and the session opened
+    anew for the others.
+
+    Raises:
+        LinkError: the link broke too often, or cannot be opened again.
+    """
+    simple = [found for found in objects if _is_simple(found)]
+    profiles = [found for found in objects if found.class_id == PROFILE_CLASS]
+    done = len(objects) - len(simple) - len(profiles)
+    broken = 0
+    on_progress(done)
+    parts = [simple[start : start + _BATCH] for start in range(0, len(simple), _BATCH)]
+    while parts:
+        part = parts.pop(0)
+        try:
+            _read_part(session, part)
+        except LinkError as error:
+            broken += 1
+            if broken > _REOPENINGS:
+                raise
+            session.open()
+            if len(part) > 1:
+                parts[:0] = [[found] for found in part]  # one of them is to blame
+                continue
+            part[0].error = error.message
+        done += len(part)
+        on_progress(done)
+    for found in profiles:
+        found.value, found.error = _profile_size(session, found)
+        done += 1
+        on_progress(done)
 
 
-def _read_value(session: MeterSession, found: FoundObject, attribute: int) -> None:
-    ref = AttributeRef(found.class_id, found.obis, attribute)
+def _is_simple(found: FoundObject) -> bool:
+    attribute = READABLE_CLASSES.get(found.class_id)
+    return attribute is not None and found.may_read(attribute)
+
+
+def _read_part(session: MeterSession, part: Sequence[FoundObject]) -> None:
+    registers = [_register(index, found) for index, found in enumerate(part)]
+    for batch in session.plan.batch(registers):
+        for reading in session.read(batch):
+            found = part[int(reading.key)]
+            found.value, found.unit, found.error = reading.value, reading.unit, ""
+            registers[int(reading.key)].exponent = 0
+    for register, found in zip(registers, part, strict=True):
+        if found.value is None:
+            found.error = _why(session, register)
+
+
+def _register(index: int, found: FoundObject) -> Register:
+    entry = {"key": str(index), "obis": str(found.obis), "class": found.class_id}
+    return make_register(RegisterSettings.model_validate(entry), 1000, is_attribute=False)
+
+
+def _why(session: MeterSession, register: Register) -> str:
+    """What the meter says when it is asked for this object alone; empty where it holds null."""
     try:
-        value = session.get(ref)
-        where = scaler_ref(ref)
-        found.value = to_plain(value)
-        if where is not None and isinstance(value, int) and not isinstance(value, bool):
-            pair = session.get(where)
-            if isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], int):
-                found.value = scale(value, pair[0])
-                found.unit = unit_text(pair[1]) if isinstance(pair[1], int) else ""
+        session.get(register.ref)
     except (ObjectError, ServiceRefused) as error:
-        found.error = error.message
+        return error.message
+    return ""
 
 
-def device_entry(session: MeterSession, objects: list[FoundObject]) -> dict[str, Any]:
-    """A configuration entry that reads what was found: numbers as timeseries, text of class 1 as attributes."""
+def _profile_size(session: MeterSession, found: FoundObject) -> tuple[Plain, str]:
+    try:
+        rows = session.get(AttributeRef(PROFILE_CLASS, found.obis, 7))
+        period_s = session.get(AttributeRef(PROFILE_CLASS, found.obis, 4))
+    except (ObjectError, ServiceRefused) as error:
+        return None, error.message
+    if not isinstance(rows, int):
+        return None, "entries_in_use is no number"
+    every = f", one every {period_s} s" if isinstance(period_s, int) and period_s else ""
+    return f"{rows} rows{every}", ""
+
+
+def device_entry(device: DeviceSettings, objects: Sequence[FoundObject]) -> dict[str, Any]:
+    """An entry that reads what was found now: numbers as timeseries, data of class 1 as attributes.
+
+    Objects that were not read (`read_values` was not asked) are taken at their word. History is left out.
+    """
+    return {
+        "deviceName": device.device_name,
+        "deviceType": device.device_type,
+        **_sections(device),
+        **_objects(objects),
+    }
+
+
+def template(name: str, device: DeviceSettings, objects: Sequence[FoundObject]) -> dict[str, Any]:
+    """A template of the meter's kind: what differs from unit to unit (host, password, keys) stays out."""
+    sections = _sections(device)
+    for own in ("host", "port") if device.transport.type == "serial" else ("host",):
+        sections["transport"].pop(own, None)
+    sections["client"].pop("password", None)
+    security = sections["client"].get("security", {})
+    for own in ("encryptionKey", "authenticationKey", "serverSystemTitle"):
+        security.pop(own, None)
+    return {
+        "name": name,
+        "description": f"made by discover from one meter ({device.device_name})",
+        "source": "the object list of that meter",
+        "notVerified": ["other units of this type"],
+        "device": {"deviceType": device.device_type, **sections, **_objects(objects)},
+    }
+
+
+def _sections(device: DeviceSettings) -> dict[str, Any]:
+    """How the meter is reached and who we are to it; secrets stay references."""
+    whole = device.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+    sections = {
+        "transport": {"type": device.transport.type, **whole.get("transport", {})},
+        "client": {"address": device.client.address, **whole.get("client", {})},
+    }
+    return {**sections, **{name: whole[name] for name in ("timeout", "clock") if name in whole}}
+
+
+def _objects(objects: Sequence[FoundObject]) -> dict[str, Any]:
     timeseries: list[dict[str, Any]] = []
     attributes: list[dict[str, Any]] = []
     profiles: list[dict[str, Any]] = []
-    for found in objects:
-        entry = {"key": found.name or str(found.obis), "obis": str(found.obis), "class": found.class_id}
-        if found.class_id == 7 and found.obis.c == 99:
-            profiles.append({"obis": str(found.obis), "kind": "events" if found.obis.d == 98 else "profile"})
-        elif found.error or found.class_id not in READABLE_CLASSES or found.value is None:
+    taken: set[str] = set()
+    for found in sorted(objects, key=lambda each: each.obis.b):  # B = 0 has the first claim on a name
+        if found.obis.f != _CURRENT or found.error:
             continue
-        elif found.class_id in (3, 4, 5):
-            timeseries.append(entry)
-        elif found.class_id == 1:
-            attributes.append({**entry, "type": "text"} if isinstance(found.value, str) else entry)
-    device = session.device
-    transport = device.transport.model_dump(mode="json", by_alias=True, exclude_defaults=True)
-    return {
-        "deviceName": device.device_name,
-        "transport": {"type": device.transport.type, **transport},
-        "client": device.client.model_dump(mode="json", by_alias=True, exclude_defaults=True),
-        "timeseries": timeseries,
-        "attributes": attributes,
-        "profiles": profiles,
-    }
+        if found.class_id == PROFILE_CLASS:
+            kind = "events" if found.is_event_log else "profile"
+            profiles.append({"obis": str(found.obis), "kind": kind})
+        elif found.class_id in _MEASURED_CLASSES and _is_simple(found):
+            timeseries.append(_entry(found, taken))
+        elif found.class_id == 1 and _is_simple(found) and not isinstance(found.value, (list, dict)):
+            attributes.append(_entry(found, taken))
+    return {"timeseries": timeseries, "attributes": attributes, "profiles": profiles}
+
+
+def _entry(found: FoundObject, taken: set[str]) -> dict[str, Any]:
+    key = found.name if found.name and found.name not in taken else str(found.obis)
+    if key in taken:
+        key = f"{found.obis} class {found.class_id}"
+    taken.add(key)
+    entry: dict[str, Any] = {"key": key, "obis": str(found.obis)}
+    if found.class_id != default_class(found.obis):
+        entry["class"] = found.class_id
+    if isinstance(found.value, str):
+        entry["type"] = "text"
+    return entry
 
 
 def discover_summary(session: MeterSession) -> dict[str, Plain]:

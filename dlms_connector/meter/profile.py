@@ -63,6 +63,11 @@ class ProfileReader:
         known = state.get_all(device.device_name, _FACT_ACCESS).get(str(settings.obis))
         self._access = settings.access if settings.access != "auto" else known or "range"
 
+    @property
+    def access(self) -> str:
+        """How rows are asked for now: "range", "entry" or "whole"; the first read may find another way."""
+        return self._access
+
     def learn(self, session: MeterSession) -> Layout:
         """Read the profile's columns and capture period once.
 
