@@ -181,24 +181,20 @@ def encode_length(length: int) -> bytes:
     return bytes((0x80 | len(raw),)) + raw
 
 
-def decode(data: bytes, offset: int = 0) -> tuple[Value, int]:
-    """Decode one value: `(value, offset behind it)`.
-
-    Raises:
-        DecodeError: with the offset of the byte that is wrong.
-    """
-    return _decode(data, offset, 0)
-
-
 def decode_all(data: bytes) -> Value:
     """Decode exactly one value; bytes behind it are an error."""
-    value, end = _decode(data, 0, 0)
+    value, end = decode(data)
     if end != len(data):
         raise DecodeError(f"{len(data) - end} bytes behind the value", offset=end)
     return value
 
 
-def _decode(data: bytes, offset: int, depth: int) -> tuple[Value, int]:
+def decode(data: bytes, offset: int = 0, depth: int = 0) -> tuple[Value, int]:
+    """Decode one value: `(value, offset behind it)`. `depth` counts the containers around it.
+
+    Raises:
+        DecodeError: with the offset of the byte that is wrong.
+    """
     if offset >= len(data):
         raise DecodeError("value is missing", offset=offset)
     tag = data[offset]
@@ -216,7 +212,7 @@ def _decode(data: bytes, offset: int, depth: int) -> tuple[Value, int]:
         items: list[Value] = []
         append = items.append
         for _ in range(count):
-            item, position = _decode(data, position, depth + 1)
+            item, position = decode(data, position, depth + 1)
             append(item)
         return (tuple(items) if tag == _STRUCTURE else items), position
     if tag == DataType.COMPACT_ARRAY:
@@ -358,7 +354,7 @@ def decode_typed(data: bytes, offset: int = 0, depth: int = 0) -> tuple[TypedVal
         raise DecodeError("value is missing", offset=offset)
     tag = data[offset]
     if tag not in (DataType.ARRAY, DataType.STRUCTURE):
-        value, end = _decode(data, offset, depth)
+        value, end = decode(data, offset, depth)
         return TypedValue(DataType(tag), value), end
     if depth >= MAX_DEPTH:
         raise DecodeError(f"nested deeper than {MAX_DEPTH}", offset=offset)

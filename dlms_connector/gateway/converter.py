@@ -23,6 +23,7 @@ from dlms_connector.meter.reading import Plain, Reading
 
 TelemetryValue = str | bool | int | float
 MAX_TEXT_BYTES = 4096
+_LARGEST_FLOAT = 1.7976931348623157e308
 _INT64 = range(-(2**63), 2**63)
 # What ThingsBoard takes for a number when it comes as text (its type cast): digits, at most one point.
 _CAST_TO_NUMBER = re.compile(r"-?\d+(\.\d+)?|-?\.\d+|-?\d+\.")
@@ -105,6 +106,8 @@ def to_telemetry(value: Plain) -> TelemetryValue | None:
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, int) and value in _INT64:
+        return value
+    if isinstance(value, float) and 1.0 <= abs(value) <= _LARGEST_FLOAT:
         return value
     if isinstance(value, (int, float, Decimal)):
         return _number(Decimal(value))

@@ -17,6 +17,9 @@ from dlms_connector.cosem.services import AttributeRef, ListRequest, get_request
 # class -> attributes that carry a scaled value, and where its scaler_unit is (Blue Book 4.3)
 _SCALER_ATTRIBUTE = {3: ({2}, 3), 4: ({2}, 3), 5: ({2, 3}, 4)}
 MAX_LIST = 60
+# Within these bounds a quotient of floats is the double nearest to the exact decimal: it prints the same digits.
+MIN_EXACT_EXPONENT = -22
+EXACT_INT = 2**53
 
 
 @dataclass(slots=True, eq=False)
@@ -33,10 +36,28 @@ class Register:
     unit: str = ""
     refused_until_s: float = 0.0
     request: bytes = b""
+    divisor: int = 0
+    """Where nothing but the scaler applies: 10^-scaler, 1 for none; 0 sends the value the long way."""
 
     @property
     def needs_scaler(self) -> bool:
         return self.exponent is None and self.scaler_ref is not None
+
+    def learn(self, exponent: int, unit: str) -> None:
+        """The meter's scaler and unit (exponent 0 for none) are known from now on."""
+        self.exponent, self.unit = exponent, unit
+        applies = exponent if self.settings.scaler == "auto" else self.settings.scaler or 0
+        self.divisor = 10**-applies if self._is_plain and MIN_EXACT_EXPONENT <= applies <= 0 else 0
+
+    @property
+    def _is_plain(self) -> bool:
+        settings = self.settings
+        return (
+            settings.multiplier is None
+            and settings.round is None
+            and settings.type == "auto"
+            and not settings.path
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +82,7 @@ def make_register(entry: RegisterSettings, period_ms: int, *, is_attribute: bool
         request=get_request(ref),
     )
     if register.scaler_ref is None:
-        register.exponent = 0
+        register.learn(0, "")
     return register
 
 

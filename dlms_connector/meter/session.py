@@ -33,8 +33,8 @@ from dlms_connector.link.channel import Channel
 from dlms_connector.link.line import Priority
 from dlms_connector.meter.counters import InvocationCounters
 from dlms_connector.meter.parameters import association_parameters, public_client
-from dlms_connector.meter.plan import Batch, ReadPlan, Register
-from dlms_connector.meter.reading import Reading, apply_definition
+from dlms_connector.meter.plan import EXACT_INT, Batch, ReadPlan, Register
+from dlms_connector.meter.reading import Plain, Reading, apply_definition
 from dlms_connector.state import StateStore
 
 _LIST_FAILURES = 2
@@ -77,6 +77,7 @@ class MeterSession:
         self._responses_before = 0
         self._list_failures = 0
         self._list_worked = False
+        self._scalers_known = False
         identity = f"{device.device_name}/{device.client.address}"
         self._counters = InvocationCounters(state, identity, on_event)
         abilities = state.get_all(device.device_name, _FACT_ABILITIES)
@@ -89,7 +90,7 @@ class MeterSession:
             if register.needs_scaler and register.scaler_ref is not None:
                 fact = known.get(str(register.scaler_ref))
                 if fact is not None:
-                    register.exponent, register.unit = fact
+                    register.learn(*fact)
 
     @property
     def priority(self) -> Priority:
@@ -233,14 +234,16 @@ class MeterSession:
             self._responses_before += self._association.responses
             self._association = None
 
+    def _require_association(self) -> Association:
+        if self._association is None:
+            raise LinkClosed("there is no association with the meter")
+        return self._association
+
     @contextmanager
     def _exchange(self) -> Iterator[Association]:
         """The open association; any LinkError inside ends it."""
-        association = self._association
-        if association is None:
-            raise LinkClosed("there is no association with the meter")
         try:
-            yield association
+            yield self._require_association()
         except LinkError:
             self.abandon()
             raise
@@ -252,24 +255,38 @@ class MeterSession:
             LinkError: the association is over.
             ServiceRefused: the meter does not do GET at all.
         """
-        with self._exchange() as association:
-            unknown = [register for register in batch.registers if register.needs_scaler]
-            if unknown:
-                self._learn_scalers(association, unknown)
-            request = batch.list_request
-            if request is None or not self._lists:
-                results = [self._read_one(association, register) for register in batch.registers]
-            else:
-                results = self._read_list(association, request, batch.registers)
-            ts_ms = self._wall_ms()
+        try:
+            results = self._read_batch(self._require_association(), batch)
+        except LinkError:
+            self.abandon()
+            raise
+        ts_ms = self._wall_ms()
         readings = []
         for register, result in zip(batch.registers, results, strict=True):
-            if isinstance(result, ObjectError):
+            divisor = register.divisor
+            if divisor and result.__class__ is int and -EXACT_INT < result < EXACT_INT:
+                value: Plain = result if divisor == 1 else result / divisor
+            elif isinstance(result, ObjectError):
                 self._set_aside(register, result)
-            elif register.exponent is not None:
+                continue
+            elif register.exponent is None:
+                continue
+            else:
                 value = apply_definition(result, register.settings, register.exponent)
-                readings.append(Reading(register.key, value, register.unit, ts_ms))
+            readings.append(Reading(register.key, value, register.unit, ts_ms))
         return readings
+
+    def _read_batch(self, association: Association, batch: Batch) -> list[Value | ObjectError]:
+        registers = batch.registers
+        if not self._scalers_known:
+            unknown = [register for register in registers if register.needs_scaler]
+            if unknown:
+                self._learn_scalers(association, unknown)
+            self._scalers_known = not any(register.needs_scaler for register in self.plan.registers)
+        request = batch.list_request
+        if request is not None and self._lists:
+            return self._read_list(association, request, registers)
+        return [self._read_one(association, register) for register in registers]
 
     def _set_aside(self, register: Register, error: ObjectError) -> None:
         """What the meter refuses for good is asked again rarely; the rest with the next cycle."""
@@ -320,7 +337,7 @@ class MeterSession:
         for register in registers:
             fact = learned.get(str(register.scaler_ref))
             if fact is not None:
-                register.exponent, register.unit = fact
+                register.learn(*fact)
         if learned:
             self.state.put_many(self.device.device_name, _FACT_SCALERS, learned)
 
