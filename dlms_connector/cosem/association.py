@@ -183,6 +183,9 @@ class Association:
         if hls:
             if not response.challenge:
                 raise AssociationError("the meter sent no challenge for HLS")
+            if secrets.compare_digest(response.challenge, challenge):
+                # Our own answer would then be the proof that it owes us.
+                raise SecurityError("the meter sent our own challenge back: it may know no secret")
             self._prove(response.challenge, challenge)
 
     def _adopt_title(self, title: bytes) -> None:
