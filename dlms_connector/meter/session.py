@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from dlms_connector.config.settings import DeviceSettings
 from dlms_connector.cosem import services
@@ -21,6 +21,7 @@ from dlms_connector.cosem.values import TypedValue, Value, decode_typed
 from dlms_connector.errors import (
     AssociationError,
     DlmsConnectorError,
+    Layer,
     LinkClosed,
     LinkError,
     LinkTimeout,
@@ -77,6 +78,7 @@ class MeterSession:
         self._responses_before = 0
         self._list_failures = 0
         self._list_worked = False
+        self._silence_checked = False
         self._scalers_known = False
         identity = f"{device.device_name}/{device.client.address}"
         self._counters = InvocationCounters(state, identity, on_event)
@@ -133,22 +135,26 @@ class MeterSession:
             self.synchronise_counter()
         try:
             self._associate(parameters)
-        except (SecurityError, AssociationError, ServiceRefused) as error:
+        except (SecurityError, AssociationError, ServiceRefused, LinkTimeout) as error:
             if not ciphered or not self._may_be_counter(error):
                 raise
             self._resynchronise(error)
             self._associate(parameters)
+        self._silence_checked = False
         association = self._association
         if association is not None:
             lists = self._lists and association.conformance.multiple_references
             room = association.max_request_bytes
             self.plan.fit(max(1, room - association.overhead_bytes) if room else 0, lists)
 
-    @staticmethod
-    def _may_be_counter(error: DlmsConnectorError) -> bool:
+    def _may_be_counter(self, error: DlmsConnectorError) -> bool:
         """A stale counter shows as its own exception, as a failed authentication or as plain silence."""
         if isinstance(error, AssociationError):
             return error.diagnostic in (None, 1, 13)
+        if isinstance(error, LinkTimeout):
+            # Silence is mostly just that: asked once, not at each attempt to reach a dead meter.
+            first, self._silence_checked = not self._silence_checked, True
+            return first and error.layer is Layer.ASSOCIATION
         return True
 
     def _resynchronise(self, error: DlmsConnectorError) -> None:
@@ -173,7 +179,8 @@ class MeterSession:
             channel.open(self._clock() + self._timeout_s)
             association.open()
             value = services.get(association, AttributeRef(1, settings.obis, 2))
-            association.release()
+            with suppress(LinkError, ServiceRefused):  # meters that ignore RLRQ
+                association.release()
         finally:
             if channel.is_open:
                 channel.close(self._clock() + self._timeout_s)
@@ -304,24 +311,32 @@ class MeterSession:
     def _read_list(
         self, association: Association, request: ListRequest, registers: Sequence[Register]
     ) -> list[Value | ObjectError]:
+        results = self._get_list(association, request)
+        if results is None:
+            return [self._read_one(association, register) for register in registers]
+        return results
+
+    def _get_list(self, association: Association, request: ListRequest) -> list[Value | ObjectError] | None:
+        """The results of a list, None where the meter refuses it. Raises LinkError."""
         try:
             results = services.get_list(association, request)
         except (ServiceRefused, ObjectError) as error:
-            self._stop_lists(f"the meter refuses lists: {error.explain()}")
-            return [self._read_one(association, register) for register in registers]
+            self._list_failed(f"the meter refuses lists: {error.explain()}")
+            return None
         except (LinkTimeout, LinkClosed, ProtocolError):
             # Some meters fall silent or hang up on a list instead of refusing it.
-            self._list_failures += 1
-            if not self._list_worked and self._list_failures >= _LIST_FAILURES:
-                self._stop_lists("the meter never answered a list")
+            self._list_failed("the meter never answered a list")
             raise
         self._list_worked = True
         return results
 
-    def _stop_lists(self, why: str) -> None:
+    def _list_failed(self, why: str) -> None:
+        """Give lists up for good when none ever worked; one failure may be anything."""
+        self._list_failures += 1
+        if self._list_worked or self._list_failures < _LIST_FAILURES:
+            return
         self._lists = False
-        association = self._association
-        self.plan.fit(association.max_request_bytes if association else 0, False)
+        self.plan.fit(0, False)
         self.state.put(self.device.device_name, _FACT_ABILITIES, "lists", False)
         self._on_event(f"{why}; its registers are read one by one from now on")
 
@@ -342,24 +357,21 @@ class MeterSession:
             self.state.put_many(self.device.device_name, _FACT_SCALERS, learned)
 
     def _read_refs(self, association: Association, refs: Sequence[AttributeRef]) -> list[Value | ObjectError]:
-        if self._lists and association.conformance.multiple_references and len(refs) > 1:
-            results: list[Value | ObjectError] = []
-            size = self.plan.list_size
-            for start in range(0, len(refs), size):
-                part = refs[start : start + size]
-                try:
-                    results += services.get_list(association, ListRequest(part))
-                except (ServiceRefused, ObjectError) as error:
-                    self._stop_lists(f"the meter refuses lists: {error.explain()}")
-                    return self._read_refs(association, refs)
-            return results
-        results = []
-        for ref in refs:
-            try:
-                results.append(services.get(association, ref))
-            except ObjectError as error:
-                results.append(error)
+        results: list[Value | ObjectError] = []
+        lists = self._lists and association.conformance.multiple_references
+        size = self.plan.list_size if lists else 1
+        for start in range(0, len(refs), size):
+            part = refs[start : start + size]
+            several = self._get_list(association, ListRequest(part)) if len(part) > 1 else None
+            results += several if several is not None else [self._get_one(association, ref) for ref in part]
         return results
+
+    @staticmethod
+    def _get_one(association: Association, ref: AttributeRef) -> Value | ObjectError:
+        try:
+            return services.get(association, ref)
+        except ObjectError as error:
+            return error
 
     def get(self, ref: AttributeRef, selection: Selection | None = None) -> Value:
         """Read any attribute. Raises ObjectError, ServiceRefused, LinkError."""
