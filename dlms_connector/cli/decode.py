@@ -20,8 +20,11 @@ from dlms_connector.meter.reading import to_plain
 
 MAX_INPUT_CHARACTERS: Final = 2_000_000
 _SEPARATORS: Final = re.compile(r"0[xX](?=[0-9A-Fa-f])|[\s:,;|\-]+")
+_TIMESTAMP: Final = re.compile(
+    r"\b\d{4}-\d\d-\d\d[T ]?|(?<![:0-9A-Fa-f])\d\d:\d\d:\d\d(?:[.,]\d+)?Z?(?![:0-9A-Fa-f])"
+)
 _BYTES_IN_LOG: Final = re.compile(
-    r"(?:(?<![0-9A-Za-z])(?:0[xX])?(?:[0-9A-Fa-f]{2}[ :,\-]?){3,}(?![0-9A-Za-z]))"
+    r"(?<![0-9A-Za-z])(?:(?:0[xX])?[0-9A-Fa-f]{2}[ :,\-]{0,2}){3,}(?![0-9A-Za-z])"
 )
 _KEY_DIGITS: Final = (32, 64)
 
@@ -94,7 +97,7 @@ def bytes_in_log(text: str) -> bytes:
     """The longest dump of each line, joined. Raises CommandError."""
     found = []
     for line in text[:MAX_INPUT_CHARACTERS].splitlines():
-        dumps = [match[0] for match in _BYTES_IN_LOG.finditer(line)]
+        dumps = [match[0] for match in _BYTES_IN_LOG.finditer(_TIMESTAMP.sub("| ", line))]
         if dumps:
             found.append(parse_hex(max(dumps, key=len)))
     if not found:

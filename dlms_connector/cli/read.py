@@ -123,6 +123,7 @@ def _parts(registers: list[Register]) -> Iterator[list[Register]]:
 
 def _scaled(session: MeterSession, registers: list[Register]) -> list[dict[str, Any]]:
     readings: dict[Register, Reading] = {}
+    session.learn_scalers(registers)
     for batch in session.plan.batch(registers):
         by_key = {reading.key: reading for reading in session.read(batch)}
         readings.update((each, by_key[each.key]) for each in batch.registers if each.key in by_key)

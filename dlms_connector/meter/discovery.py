@@ -147,11 +147,11 @@ def _is_simple(found: FoundObject) -> bool:
 
 def _read_part(session: MeterSession, part: Sequence[FoundObject]) -> None:
     registers = [_register(index, found) for index, found in enumerate(part)]
+    session.learn_scalers(registers)
     for batch in session.plan.batch(registers):
         for reading in session.read(batch):
             found = part[int(reading.key)]
             found.value, found.unit, found.error = reading.value, reading.unit, ""
-            registers[int(reading.key)].exponent = 0
     for register, found in zip(registers, part, strict=True):
         if found.value is None:
             found.error = _why(session, register)

@@ -295,6 +295,11 @@ class MeterSession:
             return self._read_list(association, request, registers)
         return [self._read_one(association, register) for register in registers]
 
+    def learn_scalers(self, registers: Sequence[Register]) -> None:
+        """Read scalers and units not known yet, also of registers outside the plan. Raises LinkError."""
+        with self._exchange() as association:
+            self._learn_scalers(association, [register for register in registers if register.needs_scaler])
+
     def _set_aside(self, register: Register, error: ObjectError) -> None:
         """What the meter refuses for good is asked again rarely; the rest with the next cycle."""
         if not error.transient:

@@ -146,7 +146,9 @@ def test_a_port_that_says_nothing_is_silent_and_every_address_was_tried():
 
 def test_the_time_for_all_tries_is_kept():
     with peer(swallow) as port:
-        result = run("probe", f"127.0.0.1:{port}", "--timeout", "0.5", "--limit", "1", "--pause", "0", "--json")
+        result = run(
+            "probe", f"127.0.0.1:{port}", "--timeout", "0.5", "--limit", "1", "--pause", "0", "--json"
+        )
     assert result.code == 1
     assert result.json()["ended"] == "the time of 1 s is over"
     assert len(result.json()["tries"]) <= 3
@@ -217,7 +219,20 @@ def test_a_meter_that_ignores_the_release_is_given_time():
         (("127.0.0.1:1", "--template", "micro"), 'did you mean "microstar"?'),
         (("127.0.0.1:1", "--password-env", "NOT_SET_HERE"), "NOT_SET_HERE is not set"),
         (("127.0.0.1:1", "--serial-number", "none"), "digits"),
-        (("127.0.0.1:1", "--framing", "hdlc", "--logical", "200", "--physical", "1", "--address-size", "1"), "holds 200/1"),
+        (
+            (
+                "127.0.0.1:1",
+                "--framing",
+                "hdlc",
+                "--logical",
+                "200",
+                "--physical",
+                "1",
+                "--address-size",
+                "1",
+            ),
+            "holds 200/1",
+        ),
     ],
 )
 def test_mistakes_are_told_in_words(words, message):
@@ -232,7 +247,14 @@ def test_the_template_leads_the_way_and_the_entry_builds_on_it(tmp_path):
     path = tmp_path / "m.json"
     with meter as fleet:
         result = probe(
-            fleet.port(SERIAL), "--template", "microstar", "--password-env", "PROBE_PASSWORD", "--json", "--out", path
+            fleet.port(SERIAL),
+            "--template",
+            "microstar",
+            "--password-env",
+            "PROBE_PASSWORD",
+            "--json",
+            "--out",
+            path,
         )
         assert run("read", path, "meter_00000001", "voltage_l1").code == 0
     document = result.json()
@@ -243,7 +265,15 @@ def test_the_template_leads_the_way_and_the_entry_builds_on_it(tmp_path):
 def test_ctrl_c_leaves_the_meter_politely():
     with one_meter("hdlc", latency_s=0.5, recovery_s=600.0) as fleet:
         script = "from dlms_connector.cli.main import main; main()"
-        words = [sys.executable, "-c", script, "probe", f"127.0.0.1:{fleet.port(SERIAL)}", "--framing", "hdlc"]
+        words = [
+            sys.executable,
+            "-c",
+            script,
+            "probe",
+            f"127.0.0.1:{fleet.port(SERIAL)}",
+            "--framing",
+            "hdlc",
+        ]
         process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         try:
             device = fleet.device(SERIAL)

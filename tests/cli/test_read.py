@@ -55,14 +55,32 @@ def test_names_codes_and_attributes_as_a_table(tmp_path):
         result = run("read", path, NAME, "energy", "frequency", "1-0:99.1.0#4", "0-0:42.0.0", "1-0:9.9.9")
     rows = [line.split() for line in result.out.splitlines()[2:]]
     assert result.code == 0
-    assert [row[0] for row in rows if len(row) > 3][:4] == ["energy", "frequency", "1-0:99.1.0#4", "0-0:42.0.0"]
+    assert [row[0] for row in rows if len(row) > 3][:4] == [
+        "energy",
+        "frequency",
+        "1-0:99.1.0#4",
+        "0-0:42.0.0",
+    ]
     assert ["1-0:99.1.0#4", "1-0:99.1.0#4", "7", "900"] in rows
     assert "object undefined" in result.out
 
 
+def test_scalers_are_read_for_every_part_of_a_long_list(tmp_path):
+    codes = [f"1-{b}:{c}.7.0" for b in (0, 1) for c in (32, 52, 72, 31, 51, 71, 14)]
+    with one_meter(slot_s=HOUR_S) as fleet:
+        result = run("read", meter_file(tmp_path, fleet), NAME, *codes, "--json")
+    rows = result.json()["values"]
+    assert {row["obis"]: row["unit"] for row in rows} == {
+        code: "V" if ":32" in code or ":52" in code or ":72" in code else "Hz" if ":14" in code else "A"
+        for code in codes
+    }
+
+
 def test_raw_values_have_their_type(tmp_path):
     with one_meter(slot_s=HOUR_S) as fleet:
-        result = run("read", meter_file(tmp_path, fleet), NAME, "voltage_l1", "0-0:1.0.0#3", "--raw", "--json")
+        result = run(
+            "read", meter_file(tmp_path, fleet), NAME, "voltage_l1", "0-0:1.0.0#3", "--raw", "--json"
+        )
         voltage, zone = result.json()["values"]
         assert voltage["value"] == int(expected(fleet, "voltage_l1").scaleb(2))
     assert voltage["type"] == "uint32"

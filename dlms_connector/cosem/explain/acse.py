@@ -47,8 +47,10 @@ ExplainApdu = Callable[[Node, Cursor], None]
 """Explains the APDU inside the user information."""
 
 
-def add_acse(node: Node, cursor: Cursor, explain_apdu: ExplainApdu) -> tuple[int, bytes]:
-    """The elements of one ACSE APDU: `(mechanism, system title)` of the sender, 0 and b"" where it tells none.
+def add_acse(
+    node: Node, cursor: Cursor, explain_apdu: ExplainApdu, on_title: Callable[[bytes], None]
+) -> None:
+    """The elements of one ACSE APDU; `on_title` gets the sender's system title, before what it opens.
 
     Raises:
         DecodeError: what was read before stays in the tree.
@@ -58,7 +60,7 @@ def add_acse(node: Node, cursor: Cursor, explain_apdu: ExplainApdu) -> tuple[int
     fields = (
         _REQUEST_FIELDS if tag == AARQ else _RESPONSE_FIELDS if tag == AARE else {0xBE: "user information"}
     )
-    mechanism, title = 0, b""
+    mechanism = 0
     while cursor.left:
         start = cursor.at
         element = cursor.number(1, "BER tag")
@@ -72,9 +74,9 @@ def add_acse(node: Node, cursor: Cursor, explain_apdu: ExplainApdu) -> tuple[int
             _user_information(child, Cursor(cursor.data, inside, cursor.at), explain_apdu)
             continue
         mechanism = contents[-1] if element in (0x8B, 0x89) and contents else mechanism
-        title = _inner(contents) if element in (0xA6, 0xA4) else title
+        if element in (0xA6, 0xA4):
+            on_title(_inner(contents))
         child.text = _element_text(tag, element, contents, mechanism)
-    return mechanism, title
 
 
 def _element_text(tag: int, element: int, contents: bytes, mechanism: int) -> str:

@@ -61,9 +61,7 @@ class ApduExplainer:
         child = node.add(_name(tag), "", start, cursor.end)
         if tag in acse.NAMES:
             cursor.at = start
-            _, title = acse.add_acse(child, cursor, self._add)
-            if title:
-                self._titles.insert(0, title)
+            acse.add_acse(child, cursor, self._add, lambda title: self._titles.insert(0, title))
         elif tag in CIPHERED_TAGS:
             self._add_ciphered(child, cursor, tag)
         elif tag in _SERVICES:

@@ -1,0 +1,150 @@
+"""Object lists of honest and odd meters, against the simulator."""
+
+from contextlib import contextmanager
+
+import pytest
+
+from dlms_connector.cli.meter_access import ChosenMeter, open_meter
+from dlms_connector.config.loader import load_document
+from dlms_connector.cosem.values import DataType, TypedValue, array, structure
+from dlms_connector.errors import DecodeError, ObjectError
+from dlms_connector.meter.discovery import (
+    FoundObject,
+    device_entry,
+    discover_summary,
+    object_list,
+    read_values,
+    template,
+)
+from dlms_connector.meter.probe import load_entry
+from dlms_connector.obis import Obis
+from dlms_connector.simulator.faults import Fault, FaultKind, Stage
+from tests.support.simulated import SERIAL, one_meter
+
+ASSOCIATION = (15, "0.0.40.0.0.255")
+
+
+@contextmanager
+def opened(fleet, framing="wrapper"):
+    transport = {"host": "127.0.0.1", "port": fleet.port(SERIAL), "framing": framing}
+    device = load_entry({"deviceName": "m", "timeout": 500, "transport": transport})
+    with open_meter(ChosenMeter(device), lambda _: None) as session:
+        yield session
+
+
+def listed(*items):
+    """An object list by hand, without access rights."""
+    entries = [
+        structure(
+            TypedValue(DataType.UINT16, class_id),
+            TypedValue(DataType.UINT8, 0),
+            TypedValue(DataType.OCTET_STRING, Obis.parse(obis).to_bytes()),
+        )
+        for class_id, obis in items
+    ]
+    return array(entries)
+
+
+def override(fleet, value):
+    fleet.override(SERIAL, 15, Obis(0, 0, 40, 0, 0), 2, value)
+
+
+@pytest.mark.parametrize("max_pdu_bytes", [128, 65535])
+def test_the_list_is_the_meters_whatever_the_pdu(max_pdu_bytes):
+    with one_meter(max_pdu_bytes=max_pdu_bytes) as fleet, opened(fleet) as session:
+        objects = object_list(session)
+        known = fleet.call(lambda: len(fleet.device(SERIAL).model.object_list()))
+    assert known > 0
+    names = {found.name for found in objects}
+    assert {"voltage_l1", "active_energy", "clock", "serialNumber"} <= names
+    assert all(found.may_read(2) for found in objects if found.class_id == 3)
+
+
+def test_a_refused_object_is_told_and_stays_out_of_the_entry():
+    with one_meter() as fleet, opened(fleet) as session:
+        override(fleet, listed((3, "1-0:32.7.0"), (3, "1-0:52.7.0")))
+        fleet.refuse(SERIAL, 3, Obis(1, 0, 52, 7, 0), 2, 3)
+        objects = object_list(session)
+        read_values(session, objects)
+        entry = device_entry(session.device, objects)
+    assert objects[0].unit == "V"
+    assert "read write denied" in objects[1].error
+    assert [each["key"] for each in entry["timeseries"]] == ["voltage_l1"]
+
+
+def test_an_object_at_which_the_meter_hangs_up_costs_only_itself():
+    with one_meter() as fleet, opened(fleet) as session:
+        override(fleet, listed((3, "1-0:32.7.0"), (3, "1-0:52.7.0"), (3, "1-0:72.7.0")))
+        objects = object_list(session)
+        fleet.inject(SERIAL, Fault(FaultKind.CLOSE, Stage.GET_LIST))
+        done = []
+        read_values(session, objects, done.append)
+    assert [found.unit for found in objects] == ["V", "V", "V"]
+    assert done[-1] == 3
+
+
+def test_odd_entries_of_the_list_are_passed_over():
+    with one_meter() as fleet, opened(fleet) as session:
+        good = listed((3, "1-0:32.7.0")).value
+        odd = [TypedValue(DataType.UINT8, 1), structure(TypedValue(DataType.UINT8, 1))]
+        override(fleet, array([*odd, *good]))
+        assert [str(found.obis) for found in object_list(session)] == ["1-0:32.7.0"]
+        override(fleet, TypedValue(DataType.UINT8, 1))
+        with pytest.raises(DecodeError):
+            object_list(session)
+
+
+def test_an_unreadable_list_is_the_objects_fault_and_keeps_the_association():
+    with one_meter() as fleet, opened(fleet) as session:
+        fleet.refuse(SERIAL, 15, Obis(0, 0, 40, 0, 0), 2, 3)
+        with pytest.raises(ObjectError):
+            object_list(session)
+        assert session.is_open
+
+
+def test_the_summary_fits_an_rpc():
+    with one_meter() as fleet, opened(fleet) as session:
+        summary = discover_summary(session)
+    assert summary["count"] > 100
+    assert len(summary["objects"]) <= 200
+
+
+FOUND = [
+    FoundObject(3, 0, Obis(1, 1, 32, 7, 0), name="voltage_l1", value=231),
+    FoundObject(3, 0, Obis(1, 0, 32, 7, 0), name="voltage_l1", value=230),
+    FoundObject(4, 0, Obis(1, 0, 32, 7, 0), name="voltage_l1", value=230),
+    FoundObject(3, 0, Obis(1, 0, 1, 8, 0, 101), value=5),
+    FoundObject(3, 0, Obis(0, 0, 96, 1, 9), value="00123"),
+    FoundObject(1, 0, Obis(0, 0, 96, 1, 0), name="serialNumber", value="00001"),
+    FoundObject(3, 0, Obis(1, 0, 2, 8, 0), access={2: 0}),
+    FoundObject(7, 1, Obis(1, 0, 99, 1, 0)),
+    FoundObject(15, 1, Obis(0, 0, 40, 0, 0)),
+]
+
+
+def test_the_entry_has_unique_keys_and_no_history():
+    device = load_entry({"deviceName": "m", "transport": {"host": "h", "port": 1}})
+    entry = device_entry(device, FOUND)
+    keys = [each["key"] for each in entry["timeseries"]]
+    assert len(keys) == len(set(keys)) == 4
+    assert {"key": "voltage_l1", "obis": "1-0:32.7.0"} in entry["timeseries"]
+    assert {"key": "0-0:96.1.9", "obis": "0-0:96.1.9", "class": 3, "type": "text"} in entry["timeseries"]
+    assert entry["attributes"] == [{"key": "serialNumber", "obis": "0-0:96.1.0", "type": "text"}]
+    configuration = load_document({"devices": [entry]})
+    assert configuration.problems == ()
+
+
+def test_a_template_leaves_out_what_is_one_units_own():
+    security = {"encryptionKey": "${env:EK}", "authenticationKey": "${env:AK}", "serverSystemTitle": "00" * 8}
+    device = load_entry(
+        {
+            "deviceName": "m",
+            "transport": {"host": "h", "port": 1},
+            "client": {"authentication": "gmac", "security": security},
+        }
+    )
+    content = template("t", device, FOUND)["device"]
+    assert "host" not in content["transport"]
+    assert not {"encryptionKey", "authenticationKey", "serverSystemTitle"} & set(
+        content["client"]["security"]
+    )
