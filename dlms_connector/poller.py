@@ -115,6 +115,7 @@ class DevicePoller:
         tasks: Sequence[BackgroundTask] = (),
         announced: bool = False,
         on_announced: Callable[[], None] = lambda: None,
+        on_first_reading: Callable[[], None] = lambda: None,
         predecessor: threading.Thread | None = None,
     ) -> None:
         self.device = device
@@ -125,6 +126,8 @@ class DevicePoller:
         self._tasks = tuple(tasks)
         self._announced = announced
         self._on_announced = on_announced
+        self._on_first_reading = on_first_reading
+        self._was_up = False
         self._predecessor = predecessor
         self._queue: SimpleQueue[Command | _Stop] = SimpleQueue()
         self._stopping = threading.Event()
@@ -355,6 +358,9 @@ class DevicePoller:
         if self.device.static_attributes and not self._static_sent:
             static = [Reading(key, value, "", ts_ms) for key, value in self.device.static_attributes.items()]
             self._static_sent = self._around.uplink.deliver(self.device, [], static)
+        if not self._was_up:
+            self._was_up = True
+            self._on_first_reading()
         if self.health.state is not MeterState.ONLINE:
             self.health.last_error = self.health.last_error_layer = ""
             self._go(MeterState.ONLINE)
