@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 from rich.tree import Tree
 
-from dlms_connector.cli.output import cell, console, print_json
+from dlms_connector.cli.output import cell, console, print_json, printable
 from dlms_connector.config.secrets import SecretRef
 from dlms_connector.cosem.explain import Keys, Node, explain
 from dlms_connector.cosem.values import BitString, Value
@@ -108,10 +108,10 @@ def bytes_in_log(text: str) -> bytes:
 def describe(value: Value) -> str:
     """A value in words; octets also as they are where words were found for them."""
     if isinstance(value, bytes):
-        plain, raw = str(to_plain(value)), value.hex().upper()
+        plain, raw = cell(to_plain(value)), value.hex().upper()
         return plain if plain == raw else f"{plain}  ({raw})"
     if isinstance(value, str) and not isinstance(value, BitString):
-        return f'"{value}"'
+        return f'"{printable(value)}"'
     return "" if value is None else cell(to_plain(value))
 
 

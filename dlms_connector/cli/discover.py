@@ -9,12 +9,12 @@ from typing import Annotated, Any, Final
 
 import typer
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.table import Table
 
 from dlms_connector.cli import target as options
-from dlms_connector.cli.meter_access import ChosenMeter, StateOption, choose_meter, open_meter
-from dlms_connector.cli.output import cell, console, print_json, write_json
+from dlms_connector.cli.meter_access import ChosenMeter, StateOption, choose_meter, open_meter, tell_on_stderr
+from dlms_connector.cli.output import cell, console, print_json, progress, write_json
 from dlms_connector.cli.probe import advice, finished_entry, run_prober
 from dlms_connector.cosem.classes import class_text
 from dlms_connector.errors import CommandError
@@ -118,20 +118,14 @@ def command(
 def discover(meter: ChosenMeter, *, with_values: bool) -> list[FoundObject]:
     """The objects of a meter, with progress on stderr. Raises LinkError, ObjectError, ServiceRefused."""
     with (
-        open_meter(meter, lambda _: None) as session,
-        Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            console=console(stderr=True),
-            transient=True,
-        ) as progress,
+        open_meter(meter, tell_on_stderr) as session,
+        progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()) as bar,
     ):
-        task = progress.add_task("Reading the object list", total=None)
+        task = bar.add_task("Reading the object list", total=None)
         objects = object_list(session)
         if with_values:
-            progress.update(task, description="Reading values", total=len(objects))
-            read_values(session, objects, lambda done: progress.update(task, completed=done))
+            bar.update(task, description="Reading values", total=len(objects))
+            read_values(session, objects, lambda done: bar.update(task, completed=done))
     return objects
 
 

@@ -127,7 +127,7 @@ def open_state(meter: ChosenMeter, tell: Callable[[str], None]) -> ToolState:
 
 @contextmanager
 def open_meter(meter: ChosenMeter, tell: Callable[[str], None]) -> Iterator[MeterSession]:
-    """An open session, left politely whatever happens.
+    """An open session, left politely whatever happens; `tell` takes what is worth a note.
 
     Raises:
         SecretError, CommandError, StateError, LinkError: with what to try.
@@ -137,7 +137,7 @@ def open_meter(meter: ChosenMeter, tell: Callable[[str], None]) -> Iterator[Mete
     interrupt = Interrupt()
     line = make_line(device.transport)
     session = MeterSession(
-        device, lambda client: make_channel(device, client, line, interrupt), state, on_event=tell
+        device, lambda client: make_channel(device, client, line, interrupt), state, on_event=_keep
     )
     try:
         _open(session)
@@ -156,6 +156,10 @@ def _open(session: MeterSession) -> None:
         raise
 
 
+def _keep(_: str) -> None:
+    """The session's events are the poller's affair: a tool tells what was refused in its own words."""
+
+
 def tell_on_stderr(line: str) -> None:
-    """An event of the session, beside the command's own output."""
+    """A line beside the command's own output."""
     sys.stderr.write(f"note: {line}\n")

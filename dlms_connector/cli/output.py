@@ -8,6 +8,7 @@ from typing import Any
 
 import simplejson
 from rich.console import Console
+from rich.progress import Progress, ProgressColumn
 
 from dlms_connector.errors import CommandError
 from dlms_connector.meter.reading import Plain
@@ -16,6 +17,12 @@ from dlms_connector.meter.reading import Plain
 def console(*, stderr: bool = False) -> Console:
     """A console that neither colours values nor breaks lines that are not in a table."""
     return Console(highlight=False, soft_wrap=True, stderr=stderr)
+
+
+def progress(*columns: ProgressColumn) -> Progress:
+    """A bar on stderr that vanishes when it is done; nothing where stderr is no terminal."""
+    shown = console(stderr=True)
+    return Progress(*columns, console=shown, transient=True, disable=not shown.is_terminal)
 
 
 def to_json(document: Any) -> str:
@@ -40,5 +47,10 @@ def cell(value: Plain) -> str:
     if value is None:
         return ""
     if isinstance(value, (list, dict)):
-        return simplejson.dumps(value, use_decimal=True, ensure_ascii=False)
-    return str(value)
+        return printable(simplejson.dumps(value, use_decimal=True, ensure_ascii=False))
+    return printable(str(value))
+
+
+def printable(text: str) -> str:
+    """Text of a meter without what would steer a terminal."""
+    return "".join(letter if letter.isprintable() else f"\\x{ord(letter):02x}" for letter in text)

@@ -9,14 +9,14 @@ from typing import Annotated, Any, Final
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from dlms_connector.cli import target as options
-from dlms_connector.cli.output import console, print_json, to_json, write_json
+from dlms_connector.cli.output import console, print_json, printable, progress, to_json, write_json
 from dlms_connector.config.catalogue import name_of
 from dlms_connector.meter.attempt import Facts, Verdict
-from dlms_connector.meter.probe import Finding, ProbePlan, Prober, Server
+from dlms_connector.meter.probe import MICROSTAR_PORT, Finding, ProbePlan, Prober, Server
 from dlms_connector.obis import Obis
 
 _INTERRUPTED: Final = 130
@@ -82,30 +82,28 @@ def command(
 
 def run_prober(plan: ProbePlan, target: str) -> tuple[Prober, bool]:
     """Run a plan with progress on stderr; whether Ctrl-C ended it (the meter is left politely all the same)."""
-    progress = Progress(
+    bar = progress(
         SpinnerColumn(),
         TextColumn("{task.description}"),
         BarColumn(bar_width=20),
         TimeElapsedColumn(),
         TextColumn(f"of at most {plan.limit_s:g} s"),
-        console=console(stderr=True),
-        transient=True,
     )
-    task = progress.add_task(f"Probing {escape(target)}", total=plan.limit_s)
+    task = bar.add_task(f"Probing {escape(target)}", total=plan.limit_s)
     began_s = time.monotonic()
     prober = Prober(plan)
 
     def show(text: str) -> None:
-        progress.update(task, description=escape(text), completed=time.monotonic() - began_s)
+        bar.update(task, description=escape(text), completed=time.monotonic() - began_s)
 
     def tell(finding: Finding) -> None:
         outcome = finding.outcome
         colour = "green" if outcome.verdict is Verdict.ANSWERED else "dim"
-        progress.console.print(f"[{colour}]{escape(str(finding.candidate))}: {escape(outcome.said)}[/]")
+        bar.console.print(f"[{colour}]{escape(str(finding.candidate))}: {escape(outcome.said)}[/]")
 
     prober.on_try = lambda candidate: show(str(candidate))
     prober.on_finding = tell
-    with progress:
+    with bar:
         try:
             prober.run()
         except KeyboardInterrupt:
@@ -156,16 +154,18 @@ def _print(out: Console, prober: Prober, entry: dict[str, Any] | None) -> None:
     out.print(f"\n[green]{escape(str(best.candidate))} answered.[/]", soft_wrap=False)
     if best.outcome.facts is not None:
         out.print(_facts_table(best.outcome.facts), soft_wrap=False)
-    if prober.plan.template is None and _is_microstar(best):
+    if prober.plan.template is None and _is_microstar(prober.plan, best):
         out.print("It answers like a Microstar: --template microstar gives the entry the usual keys.")
     out.print("\nThe device entry:")
     out.print(escape(to_json(entry)))
 
 
-def _is_microstar(finding: Finding) -> bool:
+def _is_microstar(plan: ProbePlan, finding: Finding) -> bool:
+    """The address of the units in the field, with their port or their channel (B = 1)."""
     facts = finding.outcome.facts
     channel_one = facts is not None and any(obis.b == 1 for obis in facts.registers)
-    return finding.candidate.framing == "hdlc" and finding.candidate.server == Server(0, 1, 1) and channel_one
+    is_there = finding.candidate.framing == "hdlc" and finding.candidate.server == Server(0, 1, 1)
+    return is_there and (channel_one or plan.transport["port"] == MICROSTAR_PORT)
 
 
 def advice(prober: Prober) -> str:
@@ -214,7 +214,7 @@ def _facts_table(facts: Facts) -> Table:
     }
     for name, text in rows.items():
         if text:
-            table.add_row(name, escape(text))
+            table.add_row(name, escape(printable(text)))
     return table
 
 

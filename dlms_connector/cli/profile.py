@@ -14,7 +14,6 @@ from typing import Annotated, Any, Final, TextIO
 import typer
 from pydantic import TypeAdapter, ValidationError
 from rich.markup import escape
-from rich.progress import Progress
 from rich.table import Table
 
 from dlms_connector.cli.meter_access import (
@@ -25,7 +24,7 @@ from dlms_connector.cli.meter_access import (
     open_meter,
     tell_on_stderr,
 )
-from dlms_connector.cli.output import cell, console
+from dlms_connector.cli.output import cell, console, progress
 from dlms_connector.cli.plot import save_plot
 from dlms_connector.config.catalogue import name_of
 from dlms_connector.config.reading import ProfileSettings
@@ -120,13 +119,13 @@ def _read(reader: ProfileReader, session: MeterSession, window: Window) -> list[
     """Day by day with a progress bar; a meter that gives only the whole buffer is asked once."""
     step_ms = min(reader.settings.slice_ms, DAY_MS)
     rows: list[Row] = []
-    with Progress(console=console(stderr=True), transient=True) as progress:
-        task = progress.add_task("Reading rows", total=window.to_ms - window.from_ms)
+    with progress() as bar:
+        task = bar.add_task("Reading rows", total=window.to_ms - window.from_ms)
         start_ms = window.from_ms
         while start_ms <= window.to_ms:
             last_ms = window.to_ms if reader.access == "whole" else min(start_ms + step_ms - 1, window.to_ms)
             rows += reader.rows(session, Window(start_ms, last_ms))
-            progress.update(task, advance=last_ms - start_ms + 1)
+            bar.update(task, advance=last_ms - start_ms + 1)
             start_ms = last_ms + 1
     return rows
 

@@ -9,7 +9,6 @@ from typing import Annotated, Any, Final
 
 import typer
 from rich.markup import escape
-from rich.progress import Progress
 from rich.table import Table
 
 from dlms_connector.cli.meter_access import (
@@ -20,7 +19,7 @@ from dlms_connector.cli.meter_access import (
     open_meter,
     tell_on_stderr,
 )
-from dlms_connector.cli.output import cell, console, print_json
+from dlms_connector.cli.output import cell, console, print_json, progress
 from dlms_connector.config.catalogue import CATALOGUE
 from dlms_connector.config.problems import nearest
 from dlms_connector.config.reading import RegisterSettings
@@ -60,12 +59,12 @@ def command(
     rows: list[dict[str, Any]] = []
     with (
         open_meter(meter, tell_on_stderr) as session,
-        Progress(console=console(stderr=True), transient=True) as progress,
+        progress() as bar,
     ):
-        task = progress.add_task(f"Reading {device}", total=len(registers))
+        task = bar.add_task(f"Reading {device}", total=len(registers))
         for part in _parts(registers):
             rows += [_raw(session, register) for register in part] if raw else _scaled(session, part)
-            progress.advance(task, len(part))
+            bar.advance(task, len(part))
     if as_json:
         print_json({"device": device, "ts": time.time_ns() // 1_000_000, "values": rows})
     else:

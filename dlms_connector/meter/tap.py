@@ -61,7 +61,11 @@ class Tap:
         """What came first, as text where it is text (`SSH-2.0-...`), else in hexadecimal."""
         printable = sum(0x20 <= byte < 0x7F for byte in self.received)
         if self.received and printable >= _TEXT_SHARE * len(self.received):
-            return self.received.decode("ascii", "replace").strip()
+            return (
+                bytes(byte if 0x20 <= byte < 0x7F else 0x2E for byte in self.received)
+                .decode("ascii")
+                .strip(".")
+            )
         return self.received.hex(" ").upper()
 
 

@@ -74,7 +74,7 @@ def test_no_values_reads_the_list_alone(tmp_path):
     [
         ((), "which device of the file?"),
         (("metre_1",), 'did you mean "meter_1"?'),
-        ((NAME, "--template", "/tmp/b ad.json"), "no name for a template"),
+        ((NAME, "--template", "b ad.json"), "no name for a template"),
         ((NAME, "--entry", "/no/such/folder/e.json"), "cannot be written"),
     ],
 )

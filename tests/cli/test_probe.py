@@ -156,13 +156,14 @@ def test_the_time_for_all_tries_is_kept():
 
 def test_another_protocol_is_shown_as_it_is():
     def greet(connection):
-        connection.sendall(b"SSH-2.0-OpenSSH_9.2\r\n")
+        connection.sendall(b"SSH-2.0-OpenSSH_9.2 \x1b]0;x\x07\r\n")
         swallow(connection)
 
     with peer(greet) as port:
         result = probe(port)
     assert result.code == 1
     assert "SSH-2.0-OpenSSH_9.2" in result.out
+    assert "\x1b]0" not in result.out + result.err
     assert "Something else than a DLMS meter" in result.out
 
 

@@ -1,10 +1,18 @@
 import json
 import subprocess
 import sys
+import time
 from decimal import Decimal
 
 import pytest
 
+from dlms_connector.config.loader import load_file
+from dlms_connector.cosem.services import AttributeRef
+from dlms_connector.cosem.values import DataType, TypedValue
+from dlms_connector.link.stream import Interrupt
+from dlms_connector.meter.links import make_channel, make_line
+from dlms_connector.meter.session import MeterSession
+from dlms_connector.obis import Obis
 from dlms_connector.simulator.meter import Quirks
 from dlms_connector.simulator.quantities import QUANTITIES, raw_value_of_seed
 from dlms_connector.state import StateStore, state_file
@@ -158,6 +166,33 @@ def test_a_ciphered_meter_counts_in_the_gateways_file(tmp_path, ciphered):
     assert gateway.get_all(NAME, "scalers") == {}
     gateway.close()
     assert ENCRYPTION_KEYS[0].hex() not in result.out + result.err
+
+
+def test_a_gateway_goes_on_after_the_tool(tmp_path, ciphered):
+    path = meter_file(tmp_path, ciphered, client=CIPHERED)
+    (device,) = load_file(path).devices
+    state = StateStore(state_file(None, tmp_path))
+    line = make_line(device.transport)
+    gateway = MeterSession(
+        device, lambda client: make_channel(device, client, line, Interrupt()), state, on_event=lambda _: None
+    )
+    gateway.open()
+    gateway.close(time.monotonic() + 2)
+    assert run("read", path, NAME, "voltage_l1").code == 0
+    gateway.open()  # its block of counters is behind the tool's by now
+    assert isinstance(gateway.get(AttributeRef(3, Obis(1, 0, 32, 7, 0), 2)), int)
+    gateway.close(time.monotonic() + 2)
+    state.close()
+
+
+def test_values_of_a_meter_do_not_steer_the_terminal(tmp_path):
+    with one_meter() as fleet:
+        evil = TypedValue(DataType.VISIBLE_STRING, "\x1b]0;owned\x07[red]x")
+        fleet.override(SERIAL, 1, Obis(0, 0, 96, 1, 0), 2, evil)
+        result = run("read", meter_file(tmp_path, fleet), NAME, "serialNumber")
+    assert "\x1b" not in result.out
+    assert "\\x1b]0;owned" in result.out
+    assert "[red]x" in result.out
 
 
 def test_without_a_gateways_file_the_meter_is_asked_and_none_is_made(tmp_path, ciphered):
