@@ -4,34 +4,31 @@ set -euo pipefail
 
 HERE=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 VENV=${DLMS_VENV:-$HERE/.venv}
+DRY_RUN='' YES='' PURGE=''
 
-say() { printf '%s\n' "$*"; }
-fail() {
-  printf 'setup_gateway.sh: %s\n' "$*" >&2
-  exit 1
-}
-
-find_python() {
-  local candidate
-  for candidate in "${PYTHON:-}" python3.13 python3.12 python3.11 python3.10 python3; do
-    [ -n "$candidate" ] || continue
-    if "$candidate" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' 2>/dev/null; then
-      printf '%s\n' "$candidate"
-      return
-    fi
-  done
-  fail "Python 3.10 to 3.13 is needed (set PYTHON=/path/to/python3)"
-}
+# shellcheck source=config/install/messages.sh
+. "$HERE/config/install/messages.sh"
+# shellcheck source=config/install/ledger.sh
+. "$HERE/config/install/ledger.sh"
+# shellcheck source=config/install/layout.sh
+. "$HERE/config/install/layout.sh"
+# shellcheck source=config/install/packages.sh
+. "$HERE/config/install/packages.sh"
+# shellcheck source=config/install/install.sh
+. "$HERE/config/install/install.sh"
+# shellcheck source=config/install/check.sh
+. "$HERE/config/install/check.sh"
 
 # make_environment EXTRAS: the virtual environment with this checkout installed in it.
 make_environment() {
+  local python stamp="$VENV/.dlms-installed-$1"
   if [ ! -x "$VENV/bin/python" ]; then
-    say "Making a virtual environment in $VENV"
-    "$(find_python)" -m venv "$VENV" || fail "no virtual environment: on Debian and Ubuntu, apt-get install python3-venv"
+    say making_venv "$VENV"
+    python=$(find_python env)
+    "$python" -m venv "$VENV" || fail need_venv
   fi
-  local stamp="$VENV/.dlms-installed-$1"
   if [ ! -e "$stamp" ] || [ "$HERE/pyproject.toml" -nt "$stamp" ]; then
-    say "Installing the connector and the gateway (a minute or two the first time)"
+    say installing_venv
     "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --editable "${HERE}[$1]"
     touch "$stamp"
   fi
@@ -48,23 +45,76 @@ command_test() {
   exec "$VENV/bin/python" -m pytest "$@"
 }
 
-command_help() {
-  cat <<'TEXT'
-Usage: ./setup_gateway.sh COMMAND
-
-  demo [--once] [--host HOST --token-file FILE]
-             three simulated meters through the real gateway, shown live; or into your ThingsBoard
-  test       set up everything and run the test suite
-  help       this text
-TEXT
+# command_migrate: with the installed connector if there is one, else with this folder's.
+command_migrate() {
+  choose_layout
+  if is_installed && [ "$MODE" != volume ]; then
+    connector env migrate "$@"
+  else
+    make_environment gateway
+    exec "$VENV/bin/dlms-connector" migrate "$@"
+  fi
 }
 
-case "${1:-help}" in
-  demo | test | help)
-    name=$1
+# parse_options: sets the variables of the same names; everything that is no option stays in REST.
+REST=()
+parse_options() {
+  ROOT=${DESTDIR-}
+  while [ $# -gt 0 ]; do
+    case $1 in
+      --dry-run) DRY_RUN=1 ;;
+      --yes | -y) YES=1 ;;
+      --purge) PURGE=1 ;;
+      --host | --port | --token-file | --ca | --wheelhouse | --gateway-venv | --volume | --container-python | --user | --root)
+        [ $# -gt 1 ] || fail value_missing "$1"
+        take_value "$1" "$2"
+        shift
+        ;;
+      *) REST+=("$1") ;;
+    esac
     shift
-    "command_$name" "$@"
-    ;;
-  -h | --help) command_help ;;
-  *) fail "unknown command '$1'; ./setup_gateway.sh help tells them all" ;;
-esac
+  done
+}
+
+take_value() {
+  case $1 in
+    --host) HOST=$2 ;;
+    --port) PORT=$2 ;;
+    --token-file) TOKEN_FILE=$2 ;;
+    --ca) CA=$2 ;;
+    --wheelhouse) WHEELHOUSE=$2 ;;
+    --gateway-venv) GATEWAY_VENV=$(cd "$2" 2>/dev/null && pwd) || fail not_a_gateway "$2" ;;
+    --volume) VOLUME=$2 ;;
+    --container-python) CONTAINER_PYTHON=$2 ;;
+    --user) SERVICE_USER=$2 ;;
+    --root) ROOT=$(realpath -m "$2") ;;
+  esac
+}
+
+main() {
+  local name=${1:-help}
+  [ $# -eq 0 ] || shift
+  case $name in
+    demo | test | migrate)
+      "command_$name" "$@"
+      ;;
+    install | upgrade | uninstall | check | logs | status | start | stop | restart | wheelhouse)
+      umask 077
+      parse_options "$@"
+      case $name in
+        logs) ;;
+        wheelhouse) [ ${#REST[@]} -eq 1 ] || fail value_missing wheelhouse ;;
+        *) [ ${#REST[@]} -eq 0 ] || fail unknown_option "${REST[0]}" ;;
+      esac
+      choose_layout
+      case $name in
+        status | start | stop | restart) service_command "$name" ;;
+        *) "command_$name" "${REST[@]}" ;;
+      esac
+      ;;
+    help | -h | --help) say help ;;
+    *) fail unknown_command "$name" ;;
+  esac
+}
+
+main "$@"

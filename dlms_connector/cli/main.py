@@ -30,6 +30,10 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "read": ("dlms_connector.cli.read", "Read values of one meter, now."),
     "profile": ("dlms_connector.cli.profile", "Read rows of a load profile or event log."),
     "decode": ("dlms_connector.cli.decode", "Explain HDLC frames, wrapper messages and APDUs."),
+    "extension": (
+        "dlms_connector.cli.extension",
+        "Where the gateway looks for the connector, and whether it finds it.",
+    ),
     "schema": ("dlms_connector.cli.schema", "Write the JSON schema of the configuration, for editors."),
 }
 _INTERRUPTED_EXIT_CODE: Final = 130
