@@ -71,7 +71,7 @@ def command(
     if as_json:
         print_json(_as_document(root))
     else:
-        console().print(_as_tree(root, None))
+        console().print(_as_tree(root, None), soft_wrap=False)
     raise typer.Exit(1 if root.has_fault else 0)
 
 

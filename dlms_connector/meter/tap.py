@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
-from dlms_connector.errors import Layer
+from dlms_connector.errors import Layer, LinkTimeout
 from dlms_connector.link.line import Line
 from dlms_connector.link.stream import ByteStream, Interrupt
 
 KEPT_BYTES = 64
 _TEXT_SHARE = 0.8
+_GREETING_S = 0.02
 
 
 class Tap:
@@ -43,7 +45,14 @@ class Tap:
         return data
 
     def discard_input(self) -> int:
-        return self._stream.discard_input()
+        """Throws away what came unasked, but keeps the first of it: other services greet."""
+        greeted = 0
+        if not self.received:
+            try:
+                greeted = len(self.receive(time.monotonic() + _GREETING_S))
+            except LinkTimeout:
+                pass  # meters wait to be asked
+        return greeted + self._stream.discard_input()
 
     def interrupt(self) -> None:
         self._stream.interrupt()

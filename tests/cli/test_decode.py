@@ -124,6 +124,12 @@ def test_segments_are_joined():
     assert "octet-string 0001020304" in text
 
 
+def test_a_damaged_frame_does_not_hide_the_next():
+    root, text = tree(b"\x7e\xa0\x07\x02\x02\x02" + frame(GET_VOLTAGE))
+    assert [node.start for node in faults(root)] == [3]
+    assert "get-request: normal" in text
+
+
 def test_flags_may_be_shared_and_may_stand_inside():
     apdu = bytes.fromhex("C401C10009047E7EA07E")
     root, text = tree(frame(GET_VOLTAGE)[:-1] + frame(apdu, response=True))

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from dlms_connector.config.loader import load_document
+from dlms_connector.link import control as ctl
 from dlms_connector.link.frames import FrameReader, encode_frame
 from dlms_connector.simulator.meter import PUBLIC_CLIENT, ClientSettings, Quirks
 from tests.support.command_line import QUICK, peer, run, swallow
@@ -240,6 +241,37 @@ def test_mistakes_are_told_in_words(words, message):
     result = run("probe", *words, *QUICK)
     assert result.code == 1
     assert message in result.out + result.err
+
+
+def test_a_silent_association_request_is_told_apart_and_the_link_is_ended():
+    kinds = []
+
+    def serve(connection):
+        reader = FrameReader()
+        while data := connection.recv(4096):
+            reader.feed(data)
+            while (frame := reader.next()) is not None:
+                kinds.append(ctl.kind(frame.control))
+                if kinds[-1] is not ctl.Kind.I:
+                    connection.sendall(encode_frame(frame.source, frame.destination, ctl.UA))
+
+    with peer(serve) as port:
+        result = probe(port, "--framing", "hdlc", "--client", "1", "--json")
+    (only,) = result.json()["tries"]
+    assert result.code == 1
+    assert (only["result"], only["layer"]) == ("silent", "association")
+    assert kinds[0] is ctl.Kind.SNRM
+    assert kinds[-2:] == [ctl.Kind.SNRM, ctl.Kind.DISC]
+
+
+def test_the_password_may_stand_in_a_file(tmp_path):
+    secret = tmp_path / "password"
+    secret.write_text(PASSWORD + "\n")
+    with one_meter("hdlc", clients=(ClientSettings(1, 1, PASSWORD.encode()),)) as fleet:
+        words = ("--framing", "hdlc", "--client", "1", "--password-file", secret, "--json")
+        result = probe(fleet.port(SERIAL), *words)
+    assert result.json()["entry"]["client"]["password"] == f"${{file:{secret}}}"
+    assert PASSWORD not in result.out + result.err
 
 
 def test_the_template_leads_the_way_and_the_entry_builds_on_it(tmp_path):

@@ -1,4 +1,5 @@
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -214,6 +215,25 @@ def test_a_plain_meter_touches_no_state(tmp_path):
     with one_meter() as fleet:
         assert run("read", meter_file(tmp_path, fleet), NAME, "voltage_l1").code == 0
     assert [each.name for each in tmp_path.iterdir()] == ["m.json"]
+
+
+def test_ctrl_c_leaves_the_meter_politely(tmp_path):
+    with one_meter("hdlc", latency_s=0.3, recovery_s=600.0) as fleet:
+        path = meter_file(tmp_path, fleet, "hdlc", **READS)
+        script = "from dlms_connector.cli.main import main; main()"
+        words = [sys.executable, "-c", script, "read", str(path), NAME]
+        process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        try:
+            device = fleet.device(SERIAL)
+            assert fleet.wait_for(lambda: device.counters.associations_open == 1, 30)
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=30)
+        finally:
+            process.kill()
+        assert fleet.wait_for(lambda: device.counters.associations_open == 0, 5)
+        assert fleet.call(lambda: device.blocked_until_s) == 0.0
+    assert process.returncode == 130
+    assert "Traceback" not in err
 
 
 def test_the_command_as_a_process_of_its_own(tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from dlms_connector.cosem.explain.apdu import ApduExplainer
 from dlms_connector.cosem.explain.tree import Cursor, Node, hex_text
 from dlms_connector.errors import DecodeError
@@ -15,6 +17,8 @@ from dlms_connector.link.wrapper import HEADER_BYTES, VERSION
 _SEGMENTED = 0x0800
 _CHECK_BYTES = 2
 _ADDRESS_MAX_BYTES = 4
+_OPENING = re.compile(rb"\x7e[\xa0-\xaf]", re.DOTALL)
+_MAX_FAULTS = 50
 _KIND_WORDS = {
     ctl.Kind.I: "information", ctl.Kind.RR: "receive ready", ctl.Kind.RNR: "receive not ready",
     ctl.Kind.REJ: "reject", ctl.Kind.UI: "unnumbered information", ctl.Kind.DM: "disconnected mode",
@@ -29,6 +33,7 @@ class FrameExplainer:
     def __init__(self, apdus: ApduExplainer) -> None:
         self._apdus = apdus
         self._segments: dict[tuple[bytes, bytes], list[bytes]] = {}
+        self._faults = 0
 
     def hdlc(self, root: Node, data: bytes) -> None:
         """Every frame of the input. Raises DecodeError; what was read before stays in the tree."""
@@ -42,9 +47,22 @@ class FrameExplainer:
             elif cursor.left == 1 or data[cursor.at + 1] == FLAG:
                 cursor.at += 1  # a closing flag by itself
             else:
-                self._frame(root, cursor)
+                self._frame_or_fault(root, cursor)
         for parts in self._segments.values():
             root.fail(f"the last segment is missing behind {sum(map(len, parts))} bytes", cursor.end)
+
+    def _frame_or_fault(self, root: Node, cursor: Cursor) -> None:
+        """A frame that cannot be read is told, and the next flag that opens one is looked for."""
+        start = cursor.at
+        try:
+            self._frame(root, cursor)
+        except DecodeError as error:
+            self._faults += 1
+            following = _OPENING.search(cursor.data, start + 1)
+            if following is None or self._faults >= _MAX_FAULTS:
+                raise
+            root.children[-1].fail(error.message, error.offset)
+            root.children[-1].end = cursor.at = following.start()
 
     def _frame(self, root: Node, cursor: Cursor) -> None:
         start = cursor.at
