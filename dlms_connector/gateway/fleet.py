@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import resource
 import threading
 import time
 from collections.abc import Iterable
@@ -22,6 +23,9 @@ from dlms_connector.state import StateStore
 
 _FACT_DEVICE = "device"
 _POLITE_S = 1.6
+_SELECT_LIMIT = 1024
+_SPARE_DESCRIPTORS = 256
+_DESCRIPTORS_A_METER = 2
 
 # Threads that still hold a meter, over all connectors of the process: a poller waits for its predecessor.
 _holders: WeakValueDictionary[tuple[str, ...], threading.Thread] = WeakValueDictionary()
@@ -53,6 +57,8 @@ class Fleet:
 
     def start(self, devices: Iterable[DeviceSettings]) -> None:
         """Make and start a poller for each device."""
+        devices = list(devices)
+        self._allow_descriptors(len(devices))
         for device in devices:
             self._uplink.add_device(device)
             try:
@@ -64,6 +70,22 @@ class Fleet:
         self._memory.built()
         for poller in self.pollers.values():
             poller.start()
+
+    def _allow_descriptors(self, meters: int) -> None:
+        """Raise the soft limit of open files as far as a fleet of this size needs and the system lets it."""
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = _SELECT_LIMIT + _SPARE_DESCRIPTORS + _DESCRIPTORS_A_METER * meters
+        if soft == resource.RLIM_INFINITY or soft >= wanted:
+            return
+        allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+        if allowed < wanted:
+            self._log.warning(
+                "the process may open %d files, %d meters may need %d: raise LimitNOFILE of the service",
+                allowed,
+                meters,
+                wanted,
+            )
 
     def _make_poller(self, device: DeviceSettings) -> DevicePoller:
         name = device.device_name

@@ -6,6 +6,7 @@ cost a poll before each call. `shutdown` from another thread wakes a blocked cal
 
 from __future__ import annotations
 
+import fcntl
 import socket
 import struct
 import threading
@@ -23,6 +24,7 @@ _REARM_S = 0.02
 _UNARMED_S = -1.0
 _SHORTEST_TIMEOUT_S = 0.001
 """Zero would mean no timeout at all."""
+_SELECT_LIMIT = 1024
 _KEEPALIVE_IDLE_S = 60
 _KEEPALIVE_INTERVAL_S = 15
 _KEEPALIVE_PROBES = 4
@@ -163,7 +165,7 @@ def open_tcp(endpoint: TcpEndpoint, deadline_s: float, interrupt: Interrupt) -> 
 
 def _connect(candidate: Resolved, peer: str, timeout_s: float, interrupt: Interrupt) -> TcpStream:
     """One address. Raises OSError (BlockingIOError when the time is up) or Interrupted."""
-    connecting = socket.socket(candidate.family, socket.SOCK_STREAM)
+    connecting = _above_select(socket.socket(candidate.family, socket.SOCK_STREAM))
     try:
         _configure(connecting)
         _arm(connecting, socket.SO_SNDTIMEO, timeout_s)
@@ -180,6 +182,20 @@ def _connect(candidate: Resolved, peer: str, timeout_s: float, interrupt: Interr
         connecting.close()
         raise
     return TcpStream(connecting, peer)
+
+
+def _above_select(low: socket.socket) -> socket.socket:
+    """The same socket under a descriptor that select() cannot watch, where the process may have so many.
+
+    The gateway's MQTT client waits with select(), which fails for descriptors from 1024 on: a fleet of meters
+    must leave it the low ones, or it never comes back after a lost connection.
+    """
+    try:
+        descriptor = fcntl.fcntl(low.fileno(), fcntl.F_DUPFD_CLOEXEC, _SELECT_LIMIT)
+    except OSError:
+        return low  # RLIMIT_NOFILE is that low: then the fleet is small
+    low.close()
+    return socket.socket(fileno=descriptor)
 
 
 def _configure(connecting: socket.socket) -> None:
