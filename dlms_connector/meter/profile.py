@@ -40,6 +40,7 @@ _EVENTS_PERIOD_S = 300.0
 _RETRY_S = 60.0
 _FUTURE_MS = 86_400_000
 _ACCESS_ORDER = ("range", "entry", "whole")
+_PASSING_RESULTS = (1, 2)  # hardware fault, temporary failure: no word on the way of access
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +112,9 @@ class ProfileReader:
         for way in ways:
             try:
                 buffer = self._read_by(way, session, window, layout)
-            except (ObjectError, ServiceRefused):
-                if way == ways[-1] or self.settings.access != "auto":
+            except (ObjectError, ServiceRefused) as error:
+                passing = isinstance(error, ObjectError) and error.code in _PASSING_RESULTS
+                if passing or way == ways[-1] or self.settings.access != "auto":
                     raise
                 continue
             if way != self._access:
