@@ -57,6 +57,9 @@ class StateStore:
         self._lock = threading.Lock()
         try:
             self._connection = self._open()
+        except sqlite3.OperationalError as error:
+            # Locked, full or unreadable: the counters in it are still the ones to continue from.
+            raise StateError(f"the state cannot be opened: {error}") from error
         except sqlite3.DatabaseError as error:
             if path is None or not path.exists():
                 raise StateError(f"the state cannot be opened: {error}") from error

@@ -221,11 +221,13 @@ def execute(association: Association, ref: AttributeRef, parameter: TypedValue |
         ObjectError: the meter refused; the association stands.
     """
     data = b"" if parameter is None else encode(parameter)
-    head = ref.to_bytes() + (b"\x01" if data else b"\x00")
+    head = ref.to_bytes()
+    presence = b"\x01" if data else b"\x00"
     limit = association.max_request_bytes
-    if not limit or len(head) + len(data) + 3 + association.overhead_bytes <= limit:
-        answer = association.request(b"\xc3\x01\xc1" + head + data, _ACTION_RESPONSE)
+    if not limit or len(head) + len(data) + 4 + association.overhead_bytes <= limit:
+        answer = association.request(b"\xc3\x01\xc1" + head + presence + data, _ACTION_RESPONSE)
     else:
+        # action-request-with-first-pblock has no presence byte: the blocks are the parameter
         answer = _execute_by_blocks(association, ref, head, data)
     if answer[1] == 2:
         return _action_result(_collect_action_blocks(association, answer, ref), 0, ref)

@@ -186,5 +186,5 @@ def test_nesting_and_claims_cost_nothing() -> None:
     ],
 )
 def test_what_does_not_fit_is_a_value_error(value: TypedValue) -> None:
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError):
         encode(value)

@@ -51,7 +51,8 @@ class Gateway:
 
 
 @pytest.fixture
-def gateway(tmp_path: Path) -> Gateway:
+def gateway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Gateway:
+    monkeypatch.chdir(tmp_path)  # the gateway's loggers write where they stand
     return Gateway(tmp_path)
 
 
