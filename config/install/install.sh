@@ -2,6 +2,7 @@
 # install, upgrade and uninstall, step by step. Every step writes down what it makes (ledger.sh).
 
 HOST='' PORT='' TOKEN_FILE='' CA='' TOKEN=''
+SHIM=$HERE/dlms_connector/gateway/extension/dlms_extension.py
 ENTRY='{"type": "custom", "name": "DLMS", "class": "DLMSConnector", "configuration": "dlms_connector.json"}'
 
 command_install() {
@@ -37,11 +38,14 @@ check_options() {
     volume) [ -d "$EXTENSIONS" ] || [ -d "$CONFIG" ] || fail not_a_gateway "$VOLUME" ;;
     fresh) check_server_options ;;
   esac
+  # Known before minutes go into packages. The same file, put there by hand, is welcome.
+  cmp -s "$SHIM" "$EXTENSIONS/custom/dlms_extension.py" || must_be_ours file "$EXTENSIONS/custom/dlms_extension.py"
   [ -z "$WHEELHOUSE" ] || WHEELHOUSE=$(cd "$WHEELHOUSE" 2>/dev/null && pwd) || fail unreadable "$WHEELHOUSE"
 }
 
 # check_server_options: host and token, asked for when a person is there, needed only where there is no configuration.
 check_server_options() {
+  local LC_ALL=C # ranges of characters mean ASCII
   [ -z "$CA" ] || [ -r "$CA" ] || fail unreadable "$CA"
   if [ -z "$HOST" ] && [ ! -e "$CONFIG/tb_gateway.json" ] && [ -z "$DRY_RUN" ]; then
     may_ask || fail no_host
@@ -105,7 +109,7 @@ install_dropin() {
 place_extension() {
   make_dir "$EXTENSIONS" 0755
   make_dir "$EXTENSIONS/custom" 0755
-  put_file "$HERE/dlms_connector/gateway/extension/dlms_extension.py" "$EXTENSIONS/custom/dlms_extension.py" 0644
+  put_file "$SHIM" "$EXTENSIONS/custom/dlms_extension.py" 0644
   # The loader knows only the absolute path: below another root it gets there by a link in its own package.
   [ -n "$ROOT" ] && [ "$MODE" != volume ] && [ -z "$DRY_RUN" ] || return 0
   local package

@@ -176,7 +176,7 @@ put_file() { # SOURCE PATH MODE [OWNER] [KIND]; KIND config is left alone when i
       [ "$kind" != config ] || say kept "$path"
       return 0
     fi
-    if [ "$kind" = file ] && ! grep -qsF "file	$path	" "$(manifest)"; then fail not_ours "$path"; fi
+    [ "$kind" != file ] || must_be_ours file "$path"
   fi
   if [ -n "$DRY_RUN" ]; then
     if [ -e "$path" ]; then say would_replace "$path"; else say would "$path"; fi
@@ -194,6 +194,11 @@ put_file() { # SOURCE PATH MODE [OWNER] [KIND]; KIND config is left alone when i
   give_to "$path.new" "$owner"
   mv "$path.new" "$path"
   say "$word" "$path"
+}
+
+# must_be_ours KIND PATH: what stands there and is not in the manifest is somebody else's.
+must_be_ours() {
+  [ ! -e "$2" ] || grep -qsF "$1	$2	" "$(manifest)" || fail not_ours "$2"
 }
 
 # keep_former PATH: a copy that a failed run puts back; metadata included.

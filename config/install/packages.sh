@@ -115,7 +115,7 @@ fill_vendor() {
     say would_packages "$vendor"
     return
   fi
-  [ ! -e "$vendor" ] || grep -qsF "tree	$vendor	" "$(manifest)" || fail not_ours "$vendor"
+  must_be_ours tree "$vendor"
   say packages
   # pip runs in an environment of its own: the gateway's may lack it, and must not change.
   work_folder
