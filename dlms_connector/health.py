@@ -6,12 +6,14 @@ Pure: time and randomness come in as arguments, so every rule can be tested with
 from __future__ import annotations
 
 import random
-from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum
 
 from dlms_connector.config.settings import BackoffSettings, BreakerSettings, WatchdogSettings
 from dlms_connector.errors import DlmsConnectorError
+
+_RECENT = 100
+_RECENT_MASK = (1 << _RECENT) - 1
 
 
 class MeterState(str, Enum):
@@ -53,7 +55,7 @@ class Breaker:
 
     def __init__(self, settings: BreakerSettings) -> None:
         self._settings = settings
-        self._attempts: deque[float] = deque()
+        self._attempts: list[float] = []
         self._open_until_s = 0.0
         self._half_open = False
 
@@ -61,8 +63,7 @@ class Breaker:
         """Count one attempt to connect anew."""
         self._attempts.append(now_s)
         horizon = now_s - self._settings.window_ms / 1000
-        while self._attempts and self._attempts[0] < horizon:
-            self._attempts.popleft()
+        self._attempts = [attempt for attempt in self._attempts if attempt >= horizon]
 
     def failed(self, now_s: float) -> None:
         """The attempt failed: open when the budget is used up or the probe failed."""
@@ -144,20 +145,21 @@ class Health:
     breaker: str = "closed"
     clock_offset_s: float | None = None
     refused: set[str] = field(default_factory=set)
-    _recent: deque[bool] = field(default_factory=lambda: deque(maxlen=100))
+    _recent: int = 0  # the last hundred cycles as bits, the newest lowest
 
     def cycle(self, good: bool, latency_ms: float) -> None:
         """Count a cycle; the latency is smoothed over about ten."""
         self.cycles += 1
         self.good_cycles += good
-        self._recent.append(good)
+        self._recent = (self._recent << 1 | good) & _RECENT_MASK
         if good:
             self.latency_ms += (latency_ms - self.latency_ms) * (0.1 if self.latency_ms else 1.0)
 
     @property
     def success_rate(self) -> float:
         """Share of good cycles among the last hundred, in percent."""
-        return 100.0 * sum(self._recent) / len(self._recent) if self._recent else 0.0
+        counted = min(self.cycles, _RECENT)
+        return 100.0 * (self._recent & (1 << counted) - 1).bit_count() / counted if counted else 0.0
 
     def error(self, error: DlmsConnectorError) -> bool:
         """Keep the error's words; True when they are new."""

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from dlms_connector.config.catalogue import default_class
 from dlms_connector.config.reading import RegisterSettings
 from dlms_connector.config.settings import DeviceSettings
 from dlms_connector.cosem.services import AttributeRef, ListRequest, get_request
+from dlms_connector.obis import Obis
 
 # class -> attributes that carry a scaled value, and where its scaler_unit is (Blue Book 4.3)
 _SCALER_ATTRIBUTE = {3: ({2}, 3), 4: ({2}, 3), 5: ({2, 3}, 4)}
@@ -71,19 +73,32 @@ class Batch:
 def make_register(entry: RegisterSettings, period_ms: int, *, is_attribute: bool) -> Register:
     """A register from its settings; the class and the place of the scaler follow from the OBIS code."""
     class_id = entry.class_id if entry.class_id is not None else default_class(entry.obis)
-    ref = AttributeRef(class_id, entry.obis, entry.attribute)
+    ref, request, where = _encoded(class_id, entry.obis, entry.attribute)
     register = Register(
         key=entry.key,
         ref=ref,
         settings=entry,
         period_s=(entry.poll_period_ms or period_ms) / 1000,
         is_attribute=is_attribute,
-        scaler_ref=scaler_ref(ref) if entry.scaler == "auto" else None,
-        request=get_request(ref),
+        scaler_ref=where if entry.scaler == "auto" else None,
+        request=request,
     )
     if register.scaler_ref is None:
         register.learn(0, "")
     return register
+
+
+@lru_cache(maxsize=4096)
+def _encoded(class_id: int, obis: Obis, attribute: int) -> tuple[AttributeRef, bytes, AttributeRef | None]:
+    """What all meters of a fleet share of a register: reference, GET request, place of the scaler."""
+    ref = AttributeRef(class_id, obis, attribute)
+    return ref, get_request(ref), scaler_ref(ref)
+
+
+@lru_cache(maxsize=1024)
+def _list_of(refs: tuple[AttributeRef, ...]) -> ListRequest:
+    """One encoded list for all meters that read the same."""
+    return ListRequest(refs)
 
 
 def scaler_ref(ref: AttributeRef) -> AttributeRef | None:
@@ -138,8 +153,8 @@ class ReadPlan:
         batches = []
         for start in range(0, len(registers), size):
             part = tuple(registers[start : start + size])
-            refs = [register.ref for register in part]
-            batches.append(Batch(part, ListRequest(refs) if len(part) > 1 else None))
+            refs = tuple(register.ref for register in part)
+            batches.append(Batch(part, _list_of(refs) if len(part) > 1 else None))
         return batches
 
     @property
