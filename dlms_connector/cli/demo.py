@@ -51,8 +51,24 @@ def command(
     if token_file is not None:
         token = _read_token(token_file)
     console = Console()
+    try:
+        delivered = _run(console, host, port, token, once)
+    except KeyboardInterrupt:
+        delivered = True
+    if not delivered:
+        raise typer.Exit(1)
+    if not host:
+        console.print(
+            "Into your own server: demo --host HOST --token-file FILE (a gateway device's access token)"
+        )
+    console.print("Stopped cleanly.")
+
+
+def _run(console: Console, host: str, port: int, token: str, once: bool) -> bool:
+    """Start everything, show it, and stop everything whatever happens: True when each meter has delivered."""
     with ExitStack() as stack:
         password = secrets.token_hex(8)
+        console.print("Starting three simulated meters and the ThingsBoard IoT Gateway ...")
         fleet = stack.enter_context(SimulatedFleet(_fleet(password)))
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dlms-demo-")))
         stand_in = None if host else stack.enter_context(ThingsBoardStandIn())
@@ -65,24 +81,10 @@ def command(
             environment={PASSWORD_VARIABLE: password},
             host=host or "127.0.0.1",
         )
-        console.print("Starting three simulated meters and the ThingsBoard IoT Gateway ...")
         stack.enter_context(gateway)
-        try:
-            delivered = (
-                _watch_log(console, gateway, once)
-                if stand_in is None
-                else _watch(console, gateway, stand_in, once)
-            )
-        except KeyboardInterrupt:
-            delivered = True
-            console.print("Stopping ...")
-    if not delivered:
-        raise typer.Exit(1)
-    if not host:
-        console.print(
-            "Into your own server: demo --host HOST --token-file FILE (a gateway device's access token)"
-        )
-    console.print("Stopped cleanly.")
+        if stand_in is None:
+            return _watch_log(console, gateway, once)
+        return _watch(console, gateway, stand_in, once)
 
 
 def _read_token(path: Path) -> str:
