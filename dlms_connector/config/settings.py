@@ -83,6 +83,7 @@ class HealthSettings(Section):
         "dlms_bytesReceived",
         "dlms_reconnects",
         "dlms_skippedCycles",
+        "dlms_clockOffset",
     )
     attributes: tuple[HealthKey, ...] = ("dlms_state", "dlms_lastError", "dlms_breaker", "lastReadTs")
 
@@ -99,6 +100,13 @@ class ClockSettings(Section):
     )
     max_shift_ms: DurationMs = Field(
         60_000, alias="maxShift", ge=0, le=DAY_MS, description="largest correction that setClock makes"
+    )
+    check_period_ms: DurationMs = Field(
+        DAY_MS,
+        alias="checkPeriod",
+        ge=0,
+        le=31 * DAY_MS,
+        description="the clock is looked at this often, for `dlms_clockOffset`; 0 never",
     )
 
 
@@ -212,6 +220,15 @@ class PrometheusSettings(Section):
     port: Whole = Field(9187, ge=0, le=65535, description="port to listen on; 0 takes any free one")
 
 
+class StatusSettings(Section):
+    """The files that `dlms-connector status` and watchdogs look at, beside the state."""
+
+    enabled: bool = Field(True, description="false writes none")
+    period_ms: DurationMs = Field(
+        5_000, alias="period", ge=1_000, le=600_000, description="between two writings"
+    )
+
+
 class DeliverySettings(Section):
     """Mending the gateway's QoS 1 so that stored data is deleted only after the server's PUBACK."""
 
@@ -244,4 +261,5 @@ class ConnectorSettings(Section):
     delivery: DeliverySettings = DeliverySettings()
     backpressure: BackpressureSettings = BackpressureSettings()
     prometheus: PrometheusSettings = PrometheusSettings()
+    status: StatusSettings = StatusSettings()
     report_strategy: ReportStrategy | None = None

@@ -15,6 +15,7 @@ from dlms_connector.errors import ConfigurationError
 from dlms_connector.gateway.memory import LongLived
 from dlms_connector.gateway.uplink import GatewayUplink
 from dlms_connector.link.stream import Interrupt
+from dlms_connector.meter.clock_check import ClockTask
 from dlms_connector.meter.links import Lines, make_channel, server_key
 from dlms_connector.meter.profile import ProfileReader, ProfileTask
 from dlms_connector.meter.session import MeterSession
@@ -101,6 +102,10 @@ class Fleet:
             self._state,
             on_event=event,
         )
+
+        def clock_seen(offset_s: float) -> None:
+            self.pollers[name].health.clock_offset_s = offset_s
+
         identity = (*device.transport.line_key, server_key(device.transport))
         with _holders_lock:
             poller = DevicePoller(
@@ -111,7 +116,10 @@ class Fleet:
                 announced=bool(self._state.get_all(name, _FACT_DEVICE).get("announced")),
                 on_first_reading=lambda: self._memory.one_more_up(len(self.pollers)),
                 on_announced=lambda: self._state.put(name, _FACT_DEVICE, "announced", True),
-                tasks=[self._profile_task(device, profile) for profile in device.profiles],
+                tasks=[
+                    *(self._profile_task(device, profile) for profile in device.profiles),
+                    ClockTask(device, clock_seen),
+                ],
                 predecessor=_holders.get(identity),
             )
             _holders[identity] = poller.thread
