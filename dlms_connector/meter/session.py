@@ -21,6 +21,7 @@ from dlms_connector.cosem.values import TypedValue, Value, decode_typed
 from dlms_connector.errors import (
     AssociationError,
     DlmsConnectorError,
+    Interrupted,
     Layer,
     LinkClosed,
     LinkError,
@@ -84,6 +85,7 @@ class MeterSession:
         self._counters = InvocationCounters(state, identity, on_event)
         abilities = state.get_all(device.device_name, _FACT_ABILITIES)
         self._lists = device.client.use_lists and abilities.get("lists", True)
+        self._releases = abilities.get("release", True)
         self._recall_scalers()
 
     def _recall_scalers(self) -> None:
@@ -218,13 +220,17 @@ class MeterSession:
     def close(self, deadline_s: float) -> None:
         """Release the association and the link: RLRQ, then DISC, as far as the deadline allows."""
         association = self._association
-        if association is not None and self.channel.is_open:
+        if association is not None and self.channel.is_open and self._releases:
             association.timeout_s = max(0.05, min(self._timeout_s, deadline_s - self._clock()))
             try:
                 association.release()
-            except (LinkError, ServiceRefused):
-                # A meter that ignores RLRQ still gets its DISC; the poller waits before it comes back.
-                self._on_event("the meter did not answer the release of its association")
+            except LinkTimeout:
+                # Its link is gone with the wait; from now on it gets its DISC without a release before it.
+                self._releases = False
+                self.state.put(self.device.device_name, _FACT_ABILITIES, "release", False)
+                self._on_event("the meter does not answer a release; the link alone is closed from now on")
+            except (LinkError, ServiceRefused, Interrupted) as error:
+                self._on_event(f"the association ended without a release: {error.explain()}")
         self._forget_association()
         if self.channel.is_open:
             self.channel.close(deadline_s)
