@@ -15,8 +15,7 @@ from dlms_connector.config.settings import DeviceSettings
 from dlms_connector.cosem import services
 from dlms_connector.cosem.association import Association, AssociationParameters
 from dlms_connector.cosem.exceptions import InvocationCounterRefused
-from dlms_connector.cosem.services import AttributeRef, ListRequest, Selection
-from dlms_connector.cosem.units import unit_text
+from dlms_connector.cosem.services import AttributeRef, Selection
 from dlms_connector.cosem.values import TypedValue, Value, decode_typed
 from dlms_connector.errors import (
     AssociationError,
@@ -27,7 +26,6 @@ from dlms_connector.errors import (
     LinkError,
     LinkTimeout,
     ObjectError,
-    ProtocolError,
     SecurityError,
     ServiceRefused,
 )
@@ -36,12 +34,9 @@ from dlms_connector.link.line import Priority
 from dlms_connector.meter.counters import InvocationCounters
 from dlms_connector.meter.parameters import association_parameters, public_client
 from dlms_connector.meter.plan import EXACT_INT, Batch, ReadPlan, Register
+from dlms_connector.meter.reader import FACT_ABILITIES, RegisterReader
 from dlms_connector.meter.reading import Plain, Reading, apply_definition
 from dlms_connector.state import StateStore
-
-_LIST_FAILURES = 2
-_FACT_SCALERS = "scalers"
-_FACT_ABILITIES = "abilities"
 
 
 class MeterSession:
@@ -77,24 +72,12 @@ class MeterSession:
         self._association: Association | None = None
         self._requests_before = 0
         self._responses_before = 0
-        self._list_failures = 0
-        self._list_worked = False
         self._silence_checked = False
-        self._scalers_known = False
         identity = f"{device.device_name}/{device.client.address}"
         self._counters = InvocationCounters(state, identity, on_event)
-        abilities = state.get_all(device.device_name, _FACT_ABILITIES)
-        self._lists = device.client.use_lists and abilities.get("lists", True)
+        abilities = state.get_all(device.device_name, FACT_ABILITIES)
+        self._reader = RegisterReader(device, self.plan, state, on_event)
         self._releases = abilities.get("release", True)
-        self._recall_scalers()
-
-    def _recall_scalers(self) -> None:
-        known = self.state.get_all(self.device.device_name, _FACT_SCALERS)
-        for register in self.plan.registers:
-            if register.needs_scaler and register.scaler_ref is not None:
-                fact = known.get(str(register.scaler_ref))
-                if fact is not None:
-                    register.learn(*fact)
 
     @property
     def priority(self) -> Priority:
@@ -145,7 +128,7 @@ class MeterSession:
         self._silence_checked = False
         association = self._association
         if association is not None:
-            lists = self._lists and association.conformance.multiple_references
+            lists = self._reader.lists and association.conformance.multiple_references
             room = association.max_request_bytes
             self.plan.fit(max(1, room - association.overhead_bytes) if room else 0, lists)
 
@@ -227,7 +210,7 @@ class MeterSession:
             except LinkTimeout:
                 # Its link is gone with the wait; from now on it gets its DISC without a release before it.
                 self._releases = False
-                self.state.put(self.device.device_name, _FACT_ABILITIES, "release", False)
+                self.state.put(self.device.device_name, FACT_ABILITIES, "release", False)
                 self._on_event("the meter does not answer a release; the link alone is closed from now on")
             except (LinkError, ServiceRefused, Interrupted) as error:
                 self._on_event(f"the association ended without a release: {error.explain()}")
@@ -269,7 +252,7 @@ class MeterSession:
             ServiceRefused: the meter does not do GET at all.
         """
         try:
-            results = self._read_batch(self._require_association(), batch)
+            results = self._reader.read(self._require_association(), batch)
         except LinkError:
             self.abandon()
             raise
@@ -289,100 +272,16 @@ class MeterSession:
             readings.append(Reading(register.key, value, register.unit, ts_ms))
         return readings
 
-    def _read_batch(self, association: Association, batch: Batch) -> list[Value | ObjectError]:
-        registers = batch.registers
-        if not self._scalers_known:
-            unknown = [register for register in registers if register.needs_scaler]
-            if unknown:
-                self._learn_scalers(association, unknown)
-            self._scalers_known = not any(register.needs_scaler for register in self.plan.registers)
-        request = batch.list_request
-        if request is not None and self._lists:
-            return self._read_list(association, request, registers)
-        return [self._read_one(association, register) for register in registers]
-
     def learn_scalers(self, registers: Sequence[Register]) -> None:
         """Read scalers and units not known yet, also of registers outside the plan. Raises LinkError."""
         with self._exchange() as association:
-            self._learn_scalers(association, [register for register in registers if register.needs_scaler])
+            self._reader.learn_scalers(association, [item for item in registers if item.needs_scaler])
 
     def _set_aside(self, register: Register, error: ObjectError) -> None:
         """What the meter refuses for good is asked again rarely; the rest with the next cycle."""
         if not error.transient:
             register.refused_until_s = self._clock() + self.device.refused_register_period_ms / 1000
             self._on_event(f'"{register.key}" is set aside: {error.explain()}')
-
-    @staticmethod
-    def _read_one(association: Association, register: Register) -> Value | ObjectError:
-        try:
-            return services.get_prepared(association, register.request, register.ref)
-        except ObjectError as error:
-            return error
-
-    def _read_list(
-        self, association: Association, request: ListRequest, registers: Sequence[Register]
-    ) -> list[Value | ObjectError]:
-        results = self._get_list(association, request)
-        if results is None:
-            return [self._read_one(association, register) for register in registers]
-        return results
-
-    def _get_list(self, association: Association, request: ListRequest) -> list[Value | ObjectError] | None:
-        """The results of a list, None where the meter refuses it. Raises LinkError."""
-        try:
-            results = services.get_list(association, request)
-        except (ServiceRefused, ObjectError) as error:
-            self._list_failed(f"the meter refuses lists: {error.explain()}")
-            return None
-        except (LinkTimeout, LinkClosed, ProtocolError):
-            # Some meters fall silent or hang up on a list instead of refusing it.
-            self._list_failed("the meter never answered a list")
-            raise
-        self._list_worked = True
-        return results
-
-    def _list_failed(self, why: str) -> None:
-        """Give lists up for good when none ever worked; one failure may be anything."""
-        self._list_failures += 1
-        if self._list_worked or self._list_failures < _LIST_FAILURES:
-            return
-        self._lists = False
-        self.plan.fit(0, False)
-        self.state.put(self.device.device_name, _FACT_ABILITIES, "lists", False)
-        self._on_event(f"{why}; its registers are read one by one from now on")
-
-    def _learn_scalers(self, association: Association, registers: Sequence[Register]) -> None:
-        refs = list(dict.fromkeys(register.scaler_ref for register in registers if register.scaler_ref))
-        learned: dict[str, tuple[int, str]] = {}
-        for ref, result in zip(refs, self._read_refs(association, refs), strict=True):
-            if isinstance(result, tuple) and len(result) == 2 and isinstance(result[0], int):
-                unit = result[1] if isinstance(result[1], int) else 255
-                learned[str(ref)] = (result[0], unit_text(unit))
-            elif not isinstance(result, ObjectError) or not result.transient:
-                learned[str(ref)] = (0, "")
-        for register in registers:
-            fact = learned.get(str(register.scaler_ref))
-            if fact is not None:
-                register.learn(*fact)
-        if learned:
-            self.state.put_many(self.device.device_name, _FACT_SCALERS, learned)
-
-    def _read_refs(self, association: Association, refs: Sequence[AttributeRef]) -> list[Value | ObjectError]:
-        results: list[Value | ObjectError] = []
-        lists = self._lists and association.conformance.multiple_references
-        size = self.plan.list_size if lists else 1
-        for start in range(0, len(refs), size):
-            part = refs[start : start + size]
-            several = self._get_list(association, ListRequest(part)) if len(part) > 1 else None
-            results += several if several is not None else [self._get_one(association, ref) for ref in part]
-        return results
-
-    @staticmethod
-    def _get_one(association: Association, ref: AttributeRef) -> Value | ObjectError:
-        try:
-            return services.get(association, ref)
-        except ObjectError as error:
-            return error
 
     def get(self, ref: AttributeRef, selection: Selection | None = None) -> Value:
         """Read any attribute. Raises ObjectError, ServiceRefused, LinkError."""
