@@ -10,15 +10,17 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
 from dlms_connector.config.settings import DeviceSettings
-from dlms_connector.errors import CommandError, DlmsConnectorError, Interrupted, LinkError
+from dlms_connector.errors import CommandError, DlmsConnectorError, Interrupted, LinkError, LinkTimeout
 from dlms_connector.health import Backoff, Breaker, Health, MeterState, Watchdog
 from dlms_connector.link.line import Line, Priority
+from dlms_connector.link.stream import Interrupt
 from dlms_connector.meter.plan import Register
 from dlms_connector.meter.reading import Reading
 from dlms_connector.meter.schedule import Schedule, phase_of
@@ -28,6 +30,8 @@ STACK_BYTES = 256 * 1024
 START_SPREAD_S = 5.0
 _LEAVE_S = 1.5
 _CRASH_PAUSE_S = 5.0
+_CONGESTED_PAUSE_S = 1.0
+_TURN_PATIENCE_S = 600.0
 
 
 class Log(Protocol):
@@ -122,6 +126,7 @@ class DevicePoller:
         self.session = session
         self.health = Health()
         self.line = line
+        self.idle_until_s = 0.0  # monotonic; long past: busy since then
         self._around = around
         self._tasks = tuple(tasks)
         self._announced = announced
@@ -130,6 +135,7 @@ class DevicePoller:
         self._was_up = False
         self._predecessor = predecessor
         self._queue: SimpleQueue[Command | _Stop] = SimpleQueue()
+        self._leaving = Interrupt()
         self._stopping = threading.Event()
         self._paused = False
         self._failing = False
@@ -169,6 +175,7 @@ class DevicePoller:
     def stop(self) -> None:
         """Ask the poller to leave politely; returns at once."""
         self._stopping.set()
+        self._leaving.set()
         self._queue.put(_Stop())
 
     def interrupt(self) -> None:
@@ -262,29 +269,51 @@ class DevicePoller:
             if periods:
                 self.health.lateness_s = lateness
                 self._owed.update(periods)
-            if self._owed and now >= self._retry_s:
+            away = now < self._retry_at_s
+            if self._owed and not away:
                 self._cycle()
             elif periods:
                 self._count_cycle(False, 0.0)
-            elif self.session.is_open:
+            elif not away:
                 self._background(now)
             self._tell_health(clock())
 
     def _next_event_s(self) -> float:
         """When something is to be done next."""
         if self._paused:
-            return self._health_due_s
-        moments = [self._schedule.next_s]
+            return self._health_due_s if self.device.health.enabled else float("inf")
         if self.device.health.enabled and self._announced:
-            moments.append(self._health_due_s)
+            return min(self._next_use_s, self._health_due_s)
+        return self._next_use_s
+
+    @property
+    def _next_use_s(self) -> float:
+        """When the meter is wanted next."""
+        moments = [self._schedule.next_s]
         if self._owed:
-            moments.append(self._retry_s)
-        if self.session.is_open and not self._around.uplink.is_congested():
-            moments += [task.due_s() for task in self._tasks]
+            moments.append(self._retry_at_s)
+        if self._tasks:
+            moments.append(max(self._task_due_s, self._retry_at_s))
         return min(moments)
+
+    @property
+    def _task_due_s(self) -> float:
+        """When background work is wanted; what can wait does so while the gateway's queue is long."""
+        due_s = min((task.due_s() for task in self._tasks), default=float("inf"))
+        if self._around.uplink.is_congested():
+            return max(due_s, self._around.clock() + _CONGESTED_PAUSE_S)
+        return due_s
+
+    @property
+    def _retry_at_s(self) -> float:
+        """Before this moment the meter is left alone: back-off, breaker, or its own wish after an unclean end."""
+        if self.session.is_open:
+            return 0.0
+        return max(self._retry_s, self.line.association_allowed_at_s(self.device.device_name))
 
     def _serve_until(self, moment_s: float) -> None:
         """Answer commands until the moment has come."""
+        self.idle_until_s = moment_s
         while not self._stopping.is_set():
             wait_s = moment_s - self._around.clock()
             try:
@@ -308,17 +337,19 @@ class DevicePoller:
         began = clock()
         periods = tuple(self._owed)
         try:
-            if not self.session.is_open and not self._connect():
-                self._count_cycle(False, 0.0)
-                return
             good = False
             for batch in self.session.plan.due(periods, began):
-                self.session.priority = Priority.POLL
-                readings = self.session.read(batch)
+                with self._turn(Priority.PROBE if self._failing else Priority.POLL):
+                    if not self.session.is_open and not self._connect():
+                        self._count_cycle(False, 0.0)
+                        return
+                    readings = self.session.read(batch)
                 good = self._deliver(batch.registers, readings) or good
                 self._serve_waiting()
                 if self._stopping.is_set():
                     return
+        except Interrupted:
+            raise
         except LinkError as error:
             self._link_failed(error)
             self._count_cycle(False, 0.0)
@@ -345,6 +376,12 @@ class DevicePoller:
         if (telemetry or attributes) and self._around.uplink.deliver(self.device, telemetry, attributes):
             self._sent_attributes.update((item.key, item.value) for item in attributes)
         return True
+
+    def _answered(self) -> None:
+        """Background work went well; where nothing else is read, that is what tells the meter's state."""
+        if not self.session.plan.registers:
+            self._failing = False
+            self._good(self._around.wall_ms())
 
     def _good(self, ts_ms: int) -> None:
         """A reading arrived: the meter is online."""
@@ -395,15 +432,32 @@ class DevicePoller:
         return True
 
     def _open(self) -> None:
-        """Open the session; not too many meters at a time, and one exchange at a time on a line."""
+        """Open the session; not too many meters at a time."""
         while not self._around.gate.acquire(timeout=0.5):
             if self._stopping.is_set():
                 raise Interrupted("the connector is closing")
         try:
-            self.session.priority = Priority.PROBE if self._failing else Priority.POLL
             self.session.open()
         finally:
             self._around.gate.release()
+
+    @contextmanager
+    def _turn(self, priority: Priority, deadline_s: float | None = None) -> Iterator[None]:
+        """The line for us alone: a request's time runs from here on, not while others speak.
+
+        Raises LinkTimeout when the turn does not come by the deadline, Interrupted when the poller is stopped.
+        """
+        self.session.priority = priority
+        if not self.line.is_shared:
+            yield
+            return
+        until_s = self._around.clock() + _TURN_PATIENCE_S
+        owner = self.device.device_name
+        turn = self.line.turn(
+            owner, priority, deadline_s=min(deadline_s or until_s, until_s), interrupt=self._leaving
+        )
+        with turn:
+            yield
 
     def _link_failed(self, error: LinkError) -> None:
         self.session.abandon()
@@ -445,8 +499,9 @@ class DevicePoller:
     def _hang_up_in_time(self, now: float) -> None:
         """Leave before the meter's inactivity timeout, or where the line holds one association only."""
         limit_ms = self.device.transport.inactivity_timeout_ms
-        idle_s = self._next_event_s() - now
-        if (limit_ms is not None and idle_s > 0.8 * limit_ms / 1000) or self._must_yield:
+        idle_s = self._next_use_s - now
+        too_long = limit_ms is not None and idle_s > 0.8 * limit_ms / 1000
+        if too_long or (self._must_yield and (idle_s > 0 or self.line.is_wanted)):
             self._close_session()
 
     @property
@@ -456,8 +511,8 @@ class DevicePoller:
 
     def _close_session(self) -> None:
         if self.session.is_open:
-            self.session.priority = Priority.POLL
-            self.session.close(self._around.clock() + _LEAVE_S)
+            with self._turn(Priority.POLL):
+                self.session.close(self._around.clock() + _LEAVE_S)
 
     def _background(self, now: float) -> None:
         """One step of the first background task that is due."""
@@ -466,12 +521,18 @@ class DevicePoller:
         for task in self._tasks:
             if task.due_s() <= now:
                 try:
-                    self.session.priority = Priority.BACKFILL
-                    task.step(self.session)
+                    with self._turn(Priority.PROBE if self._failing else Priority.BACKFILL):
+                        if not self.session.is_open and not self._connect():
+                            return
+                        task.step(self.session)
+                    self._answered()
+                except Interrupted:
+                    raise
                 except LinkError as error:
                     self._link_failed(error)
                 except DlmsConnectorError as error:
                     self._report(error)
+                self._hang_up_in_time(self._around.clock())
                 return
 
     def _serve_waiting(self) -> None:
@@ -488,9 +549,14 @@ class DevicePoller:
             if clock() > command.deadline_s:
                 raise CommandError(f"{command.name}: the meter was busy until the request had expired")
             if command.needs_meter:
-                self._reach_meter(command)
-            self.session.priority = Priority.RPC
-            result = command.run(self.session)
+                with self._turn_for(command):
+                    self._reach_meter()
+                    result = command.run(self.session)
+                self._hang_up_in_time(clock())
+            else:
+                result = command.run(self.session)
+        except Interrupted:
+            command.done(None, CommandError("the connector is closing"))
         except LinkError as error:
             self._link_failed(error)
             command.done(None, error)
@@ -502,13 +568,25 @@ class DevicePoller:
         else:
             command.done(result, None)
 
-    def _reach_meter(self, command: Command) -> None:
+    @contextmanager
+    def _turn_for(self, command: Command) -> Iterator[None]:
+        """A turn before all polls. Raises CommandError when it does not come before the command expires."""
+        turn = self._turn(Priority.RPC, command.deadline_s)
+        try:
+            turn.__enter__()
+        except LinkTimeout as error:
+            raise CommandError(f"{command.name}: the line was busy until the request had expired") from error
+        with ExitStack() as stack:
+            stack.push(turn)
+            yield
+
+    def _reach_meter(self) -> None:
         if self.session.is_open:
             return
         now = self._around.clock()
         if self._paused:
             raise CommandError(f"{self.device.device_name} is paused", hint="resume it first")
-        if self._retry_s > now:
+        if self._retry_at_s > now:
             raise CommandError(f"the meter is away: {self.health.last_error}", hint="reconnect tries at once")
         if not self._connect():
             raise CommandError(f"the meter is away: {self.health.last_error}")
