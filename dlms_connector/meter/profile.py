@@ -1,13 +1,14 @@
 """Load profiles and event logs as the second memory: a cursor on disk, every gap filled in small steps.
 
-The cursor stands at the newest row that was handed over. It moves only after the hand-over; after a restart
-the rows of the last `overlap` are read again: what the gateway had not yet on its disk may be lost, and
+The cursor stands at the newest row that was handed over; on disk it follows a few seconds later, when the gateway
+has stored that row too. After a restart the rows behind it and those of the `overlap` before it are read again:
 ThingsBoard overwrites equal timestamps.
 """
 
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -38,6 +39,7 @@ _FACT_ACCESS = "profile access"
 _PROFILE_CLASS = 7
 _EVENTS_PERIOD_S = 300.0
 _RETRY_S = 60.0
+_SETTLE_S = 10.0  # from the hand-over to the gateway's disk; it takes less than one
 _FUTURE_MS = 86_400_000
 _ACCESS_ORDER = ("range", "entry", "whole")
 _PASSING_RESULTS = (1, 2)  # hardware fault, temporary failure: no word on the way of access
@@ -54,8 +56,15 @@ class Window:
 class ProfileReader:
     """Reads one profile of one meter: layout, rows of a window by whatever access the meter does."""
 
-    def __init__(self, device: DeviceSettings, settings: ProfileSettings, state: StateStore) -> None:
+    def __init__(
+        self,
+        device: DeviceSettings,
+        settings: ProfileSettings,
+        state: StateStore,
+        wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    ) -> None:
         self.settings = settings
+        self._wall_ms = wall_ms
         self.layout: Layout | None = None
         self._device = device
         self._state = state
@@ -146,7 +155,7 @@ class ProfileReader:
             return []
         first = 1
         if layout.capture_period_s > 0:
-            age_ms = max(0, time.time_ns() // 1_000_000 - window.from_ms)
+            age_ms = max(0, self._wall_ms() - window.from_ms)
             first = max(1, in_use - age_ms // (layout.capture_period_s * 1000) - 1)
         return session.get(self._ref(2), entry_selection(first, in_use))
 
@@ -191,6 +200,7 @@ class ProfileTask:
         self._due_s = 0.0
         cursor = state.get_all(device.device_name, _FACT_CURSOR).get(str(self._settings.obis))
         self._cursor_ms: int | None = cursor
+        self._handed_over: deque[tuple[float, int]] = deque()
         # Where the next slice begins: behind the cursor by the overlap, once after each start.
         self._next_ms: int | None = None if cursor is None else cursor - self._settings.overlap_ms
 
@@ -205,6 +215,7 @@ class ProfileTask:
 
     def step(self, session: MeterSession) -> None:
         """Read and hand over one slice. Raises LinkError; other faults postpone the next try."""
+        self._settle()
         try:
             self._fill_slice(session)
         except LinkError:
@@ -234,7 +245,19 @@ class ProfileTask:
     def _advance(self, ts_ms: int) -> None:
         if self._cursor_ms is None or ts_ms > self._cursor_ms:
             self._cursor_ms = ts_ms
-            self._state.put(self._name, _FACT_CURSOR, str(self._settings.obis), ts_ms)
+            self._handed_over.append((self._clock(), ts_ms))
+
+    def _settle(self) -> None:
+        """Put on disk how far the gateway has had time to store what it was given.
+
+        A slice of the past spans a day, so the overlap alone would not cover those that were still in memory when
+        the process was killed.
+        """
+        settled: int | None = None
+        while self._handed_over and self._clock() - self._handed_over[0][0] >= _SETTLE_S:
+            settled = self._handed_over.popleft()[1]
+        if settled is not None:
+            self._state.put(self._name, _FACT_CURSOR, str(self._settings.obis), settled)
 
     def _period_s(self) -> float:
         if self._settings.poll_period_ms is not None:
