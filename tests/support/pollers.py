@@ -137,6 +137,7 @@ class RunningPollers:
             self.pollers[name].interrupt()
         for poller in self.pollers.values():
             poller.thread.join(2.0)
+            self.bench.lines.release(poller.device.transport)
         if kind is not None:
             return
         assert not [name for name, poller in self.pollers.items() if poller.thread.is_alive()]

@@ -1,0 +1,340 @@
+"""Load profiles: every gap is filled, right to the second, by whatever access the meter does, and not twice."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from dlms_connector.errors import DlmsConnectorError, LinkTimeout
+from dlms_connector.meter.profile import ProfileReader, ProfileTask, Window
+from dlms_connector.meter.reading import Reading
+from dlms_connector.meter.session import MeterSession
+from dlms_connector.simulator.faults import Fault, FaultKind, Stage
+from dlms_connector.simulator.fleet import FleetSettings, LineSettings, SimulatedFleet
+from dlms_connector.simulator.meter import MeterSettings, Quirks
+from dlms_connector.simulator.objects import AccessResult, Refused
+from dlms_connector.simulator.profiles import event_code
+from dlms_connector.simulator.quantities import scaled_value, seed_of
+from tests.support.pollers import RunningPollers, wait_until
+from tests.support.readers import Bench, device_settings
+
+SERIAL = "00000001"
+MADRID = ZoneInfo("Europe/Madrid")
+QUARTER_S = 900
+COLUMNS = {"1-0:1.8.0": "energy", "1-0:2.8.0": "energy_export"}
+MODEL = {"energy": "active_energy", "energy_export": "active_energy_export"}
+
+
+class SimulatedTime:
+    """One clock for meter and connector."""
+
+    def __init__(self, now_s: float) -> None:
+        self.now_s = now_s
+
+    def wall_ms(self) -> int:
+        return int(self.now_s * 1000)
+
+    def wall_s(self) -> float:
+        return self.now_s
+
+
+@dataclass
+class Scene:
+    """A meter with its profile task; `rows` is what was handed over, `refusing` a gateway that takes nothing."""
+
+    fleet: SimulatedFleet
+    time: SimulatedTime
+    bench: Bench
+    entry: dict[str, Any]
+    profile: dict[str, Any]
+    rows: list[Reading] = field(default_factory=list)
+    refusing: bool = False
+
+    def __post_init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        """A new process with the same state file."""
+        self.device = device_settings(self.fleet, SERIAL, profiles=[self.profile], **self.entry)
+        self.session = self.bench.session(self.device)
+        settings = self.device.profiles[0]
+        self.reader = ProfileReader(self.device, settings, self.bench.state, wall_ms=self.time.wall_ms)
+        self.task = ProfileTask(
+            self.reader,
+            self.device,
+            self.bench.state,
+            self._deliver,
+            clock=self.time.wall_s,
+            wall_ms=self.time.wall_ms,
+        )
+
+    def _deliver(self, readings: Any) -> bool:
+        if self.refusing:
+            return False
+        self.rows += readings
+        return True
+
+    @contextmanager
+    def associated(self) -> Iterator[MeterSession]:
+        self.session.open()
+        try:
+            yield self.session
+        finally:
+            self.session.close(time.monotonic() + 2)
+
+    def fill(self) -> int:
+        """Step while slices are due; returns how many steps it took."""
+        steps = 0
+        with self.associated() as session:
+            while self.task.due_s() <= self.time.now_s:
+                self.task.step(session)
+                steps += 1
+                assert steps < 100
+        return steps
+
+    def moments(self, key: str = "energy") -> list[int]:
+        """Distinct row times in seconds, sorted."""
+        assert all(row.ts_ms % 1000 == 0 for row in self.rows)
+        return sorted({row.ts_ms // 1000 for row in self.rows if row.key == key})
+
+    def check_values(self) -> None:
+        for row in self.rows:
+            if row.key in MODEL:
+                assert float(row.value) == scaled_value(SERIAL, MODEL[row.key], row.ts_ms // 1000)  # type: ignore[arg-type]
+
+
+@contextmanager
+def scene(
+    now_s: float,
+    *,
+    entry: dict[str, Any] | None = None,
+    profile: dict[str, Any] | None = None,
+    quirks: Quirks | None = None,
+    **meter: Any,
+) -> Iterator[Scene]:
+    moment = SimulatedTime(now_s)
+    settings = MeterSettings(SERIAL, quirks=quirks or Quirks(), **meter)
+    with SimulatedFleet(FleetSettings((LineSettings((settings,)),)), clock=moment.wall_s) as fleet:
+        made = {"obis": "1-0:99.1.0", "columns": COLUMNS, "backfill": "26h", **(profile or {})}
+        yield Scene(fleet, moment, Bench(), entry or {}, made)
+
+
+DAYS = {
+    "23 hours": ((2026, 3, 29), 92),
+    "24 hours": ((2026, 6, 10), 96),
+    "25 hours": ((2026, 10, 25), 100),
+}
+HABITS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "standard": ({}, {}),
+    "no deviation": ({"quirks": Quirks(unknown_deviation=True)}, {"timeZone": "Europe/Madrid"}),
+    "reversed deviation": (
+        {"quirks": Quirks(reversed_deviation=True)},
+        {"deviationSign": "reversed", "timeZone": "Europe/Madrid"},
+    ),
+    "null timestamps": ({"profile_null_timestamps": True}, {"timeZone": "Europe/Madrid"}),
+    "null columns": ({"profile_null_column_every": 5}, {}),
+}
+
+
+@pytest.mark.parametrize("access", ["auto", "entry", "whole"])
+@pytest.mark.parametrize("habit", HABITS)
+@pytest.mark.parametrize("day", DAYS)
+def test_a_day_without_link_is_filled_to_the_second(day: str, habit: str, access: str) -> None:
+    (date, count) = DAYS[day]
+    meter, clock = HABITS[habit]
+    midnight = datetime(*date, tzinfo=MADRID)
+    following = datetime(*date, tzinfo=MADRID) + timedelta(days=1)
+    first_s, end_s = int(midnight.timestamp()), int(following.timestamp())
+    assert (end_s - first_s) // QUARTER_S == count
+    with scene(
+        first_s - 30,
+        entry={"clock": clock},
+        profile={"access": access},
+        zone=MADRID,
+        profile_rows=400,
+        **meter,
+    ) as at:
+        at.fill()
+        at.rows.clear()
+        at.time.now_s = end_s - 1  # the link was down for the whole local day
+        at.fill()
+        wanted = set(range(first_s, end_s, QUARTER_S))
+        got = [moment for moment in at.moments() if moment >= first_s]
+        if habit == "null columns":
+            wanted -= {moment for moment in wanted if moment // QUARTER_S % 5 == 0}
+        else:
+            assert len(got) == count
+        assert set(got) == wanted
+        at.check_values()
+
+
+def test_live_rows_come_one_by_one_after_their_capture() -> None:
+    with scene(1_790_000_200) as at:
+        at.fill()
+        before = at.moments()
+        for step in range(1, 9):
+            at.time.now_s = max(at.time.now_s + 1, at.task.due_s())
+            requests = at.fleet.counters(SERIAL).requests
+            at.fill()
+            assert len(at.moments()) == len(before) + step
+            assert at.fleet.counters(SERIAL).requests - requests <= 12
+        at.check_values()
+        assert len(at.rows) == len({(row.key, row.ts_ms) for row in at.rows})  # none twice
+
+
+def test_a_profile_longer_than_the_gap_is_not_read_in_full() -> None:
+    for access in ("auto", "entry"):
+        with scene(1_790_000_200, profile={"access": access}, profile_rows=3000) as at:
+            at.fill()
+            at.time.now_s += 2 * 3600
+            before = at.fleet.counters(SERIAL).bytes_sent
+            at.fill()
+            assert at.fleet.counters(SERIAL).bytes_sent - before < 3000  # 8 rows; all of them are 140 kB
+            at.check_values()
+
+
+def test_slices_are_of_a_day_at_most() -> None:
+    with scene(1_790_000_200, profile={"backfill": "7d"}) as at:
+        assert at.fill() in (7, 8)
+        assert len(at.moments()) == 7 * 96
+        at.check_values()
+
+
+def test_the_overlap_is_read_again_after_a_restart_and_no_more() -> None:
+    with scene(1_790_000_200, profile={"overlap": "1h"}) as at:
+        at.fill()
+        at.time.now_s = at.task.due_s() + 1
+        at.fill()  # what was handed over long ago is on disk now
+        at.time.now_s += 60
+        newest = at.moments()[-1]
+        at.rows.clear()
+        at.restart()
+        at.fill()
+        assert at.moments()[0] >= newest - 3600 - 2 * QUARTER_S
+        assert len(at.moments()) <= 7
+        assert set(range(newest - 3600, newest + 1, QUARTER_S)) <= set(at.moments())
+
+
+def test_a_kill_right_after_the_hand_over_costs_no_row() -> None:
+    """What the gateway may not have stored is read again, however many days of rows that are."""
+    with scene(1_790_000_200, profile={"backfill": "7d", "overlap": "1h"}) as at:
+        with at.associated() as session:
+            for _ in range(4):
+                at.task.step(session)
+                at.time.now_s += 0.2
+        at.rows.clear()  # in the memory of the process that was killed
+        at.restart()
+        at.fill()
+        assert len(at.moments()) == 7 * 96
+        at.check_values()
+
+
+def test_rows_that_the_gateway_does_not_take_are_read_again() -> None:
+    with scene(1_790_000_200) as at:
+        at.refusing = True
+        at.fill()
+        assert not at.rows
+        at.refusing = False
+        at.time.now_s = at.task.due_s()
+        at.fill()
+        assert len(at.moments()) == 26 * 4
+        assert at.task.behind_ms is not None
+        assert at.task.behind_ms < QUARTER_S * 1000
+
+
+@pytest.mark.parametrize("refused", ["range", "both"])
+def test_meters_that_refuse_a_way_of_access(refused: str) -> None:
+    """The next way is tried, and the one that works is remembered over a restart."""
+    with scene(1_790_000_200, profile_rows=200, profile={"backfill": "10h"}) as at:
+        selectors = (1,) if refused == "range" else (1, 2)
+        _refuse_selectors(at.fleet, selectors)
+        at.fill()
+        way = {"range": "entry", "both": "whole"}[refused]
+        assert at.reader.access == way
+        assert len(at.moments()) == 40
+        at.check_values()
+        at.restart()
+        assert at.reader.access == way
+
+
+def _refuse_selectors(fleet: SimulatedFleet, selectors: tuple[int, ...]) -> None:
+    device = fleet.device(SERIAL)
+    read_selected = device.read_selected
+
+    def refusing(key: bytes, selector: int, parameters: Any) -> bytes:
+        if selector in selectors:
+            raise Refused(AccessResult.SCOPE_OF_ACCESS_VIOLATED)
+        return read_selected(key, selector, parameters)
+
+    fleet.call(lambda: setattr(device, "read_selected", refusing))
+
+
+def test_a_passing_fault_changes_neither_the_way_nor_the_record() -> None:
+    with scene(1_790_000_200) as at:
+        with at.associated() as session:
+            at.reader.learn(session)
+            at.fleet.inject(SERIAL, Fault(FaultKind.ACCESS_ERROR, Stage.GET, code=2))
+            with pytest.raises(DlmsConnectorError):
+                at.task.step(session)
+        assert at.reader.access == "range"
+        at.time.now_s = at.task.due_s()
+        at.fill()
+        at.check_values()
+        assert len(at.moments()) >= 26 * 4 - 1
+
+
+def test_a_block_that_is_lost_costs_the_slice_and_nothing_else() -> None:
+    with scene(1_790_000_200, entry={"timeout": 300}, max_pdu_bytes=300) as at:
+        with at.associated() as session:
+            at.reader.learn(session)
+            at.fleet.inject(SERIAL, Fault(FaultKind.SILENT, Stage.GET_NEXT, skip=2))
+            with pytest.raises(LinkTimeout):
+                at.task.step(session)
+            assert not at.rows
+        at.fill()
+        assert len(at.moments()) == 26 * 4
+        at.check_values()
+
+
+def test_rows_of_an_impossible_time_are_left_out() -> None:
+    with scene(1_790_000_200) as at, at.associated() as session:
+        now_ms = at.time.wall_ms()
+        at.fleet.call(lambda: setattr(at.fleet.device(SERIAL).controls, "clock_shift_s", 90 * 86_400.0))
+        at.reader.learn(session)
+        rows = at.reader.rows(session, Window(now_ms - 86_400_000, now_ms))
+        assert all(now_ms - 86_400_000 <= row.ts_ms <= now_ms for row in rows)
+
+
+def test_events_are_handed_over_once_each_with_their_code() -> None:
+    log = {"obis": "0-0:99.98.0", "kind": "events", "columns": {"0-0:96.11.0": "event"}, "backfill": "2d"}
+    with scene(1_790_000_200, profile=log) as at:
+        at.fill()
+        first = {row.ts_ms: row.value for row in at.rows}
+        assert len(first) == 24
+        for _ in range(5):
+            at.time.now_s += 7200
+            at.fill()
+        assert len(at.rows) == 29
+        for row in at.rows:
+            assert row.value == event_code(seed_of(SERIAL), row.ts_ms // 1000)
+
+
+def test_back_pressure_stops_the_filling_and_not_the_polls() -> None:
+    with SimulatedFleet(FleetSettings((LineSettings((MeterSettings(SERIAL),)),))) as fleet:
+        running = RunningPollers(fleet)
+        profile = {"obis": "1-0:99.1.0", "backfill": "30d", "columns": COLUMNS}
+        running.add(device_settings(fleet, SERIAL, pollPeriod=200, profiles=[profile]))
+        running.uplink.congested = True
+        with running:
+            running.wait_for_readings(more=10)
+            assert not running.uplink.rows[SERIAL]
+            running.uplink.congested = False
+            wait_until(lambda: len(running.uplink.rows[SERIAL]) >= 2 * 96 * 29)
+            assert running.pollers[SERIAL].health.skipped_cycles == 0
