@@ -182,10 +182,10 @@ put_file() { # SOURCE PATH MODE [OWNER] [KIND]; KIND config is left alone when i
     if [ -e "$path" ]; then say would_replace "$path"; else say would "$path"; fi
     return
   fi
-  local word=made
+  local is_new=1
   if [ -e "$path" ]; then
     keep_former "$path"
-    word=updated
+    is_new=
   else
     record "${kind#replace-}" "$path"
   fi
@@ -193,7 +193,7 @@ put_file() { # SOURCE PATH MODE [OWNER] [KIND]; KIND config is left alone when i
   install -m "$mode" "$source" "$path.new"
   give_to "$path.new" "$owner"
   mv "$path.new" "$path"
-  say "$word" "$path"
+  if [ -n "$is_new" ]; then say made "$path"; else say updated "$path"; fi
 }
 
 # must_be_ours KIND PATH: what stands there and is not in the manifest is somebody else's.

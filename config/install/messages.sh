@@ -79,7 +79,6 @@ message loader_failed "the gateway's loader does not find the connector" \
 message service_failed "the service does not stay up; journalctl -u tb-gateway -n 50 tells why" \
   "el servicio no se mantiene activo; journalctl -u tb-gateway -n 50 dice por qué"
 message all_made "Made by this script (recorded in %s):" "Creado por este programa (anotado en %s):"
-message nothing_new "Everything is in place already." "Todo está ya en su sitio."
 message not_installed "nothing was installed by this script here" "aquí no hay nada instalado por este programa"
 message busy "another run of this script is at work (%s)" "otra ejecución de este programa está en curso (%s)"
 message add_entry "Add this to \"connectors\" in the gateway's tb_gateway.json (or add a custom connector in ThingsBoard), then restart the gateway:" \

@@ -26,23 +26,20 @@ print(dlms_connector.__file__)
 """
 
 
-def make_gateway(folder: Path, wheelhouse: Path) -> Path:
-    """A virtual environment with the gateway alone, as the Debian package builds it; returns its Python."""
+@pytest.fixture(scope="module")
+def gateway_environment(area: Path, wheelhouse: Path) -> Path:
+    """A virtual environment with the gateway alone, as the Debian package builds it."""
+    folder = area / "gateway-environment"
     venv.create(folder, with_pip=True)
-    python = folder / "bin/python3"
-    command = [
-        python,
-        "-m",
-        "pip",
-        "install",
-        "-q",
-        "--no-index",
-        "--find-links",
-        wheelhouse,
-        "thingsboard-gateway",
-    ]
-    subprocess.run(command, check=True, capture_output=True)
-    return python
+    command = [folder / "bin/python3", "-m", "pip", "install", "-q", "--no-index", "--find-links", wheelhouse]
+    subprocess.run([*command, "thingsboard-gateway"], check=True, capture_output=True)
+    return folder
+
+
+def build(environment: Path, target: Path) -> Path:
+    """The environment in another place; returns its Python."""
+    shutil.copytree(environment, target, symlinks=True)
+    return target / "bin/python3"
 
 
 def load(python: Path, extensions: Path) -> list[str]:
@@ -60,11 +57,11 @@ def load(python: Path, extensions: Path) -> list[str]:
 
 
 def test_the_debian_package_keeps_the_connector_when_its_environment_is_rebuilt(
-    area: Path, setup: Setup, wheelhouse: Path
+    area: Path, setup: Setup, wheelhouse: Path, gateway_environment: Path
 ):
     root = area / "debian"
     state = root / "var/lib/thingsboard_gateway"
-    python = make_gateway(state / "venv", wheelhouse)
+    python = build(gateway_environment, state / "venv")
     (state / "extensions/serial").mkdir(parents=True)
     (state / "extensions/serial/theirs.py").write_text("# of another connector\n")
     config = root / "etc/thingsboard-gateway/config"
@@ -86,7 +83,7 @@ def test_the_debian_package_keeps_the_connector_when_its_environment_is_rebuilt(
     assert load(python, extensions)[-1] == str(vendor / "dlms_connector/__init__.py")
 
     shutil.rmtree(state / "venv")
-    assert load(make_gateway(state / "venv", wheelhouse), extensions)[-2:] == [
+    assert load(build(gateway_environment, state / "venv"), extensions)[-2:] == [
         "<class 'dlms_connector.gateway.connector.DLMSConnector'>",
         str(vendor / "dlms_connector/__init__.py"),
     ]
@@ -155,7 +152,9 @@ def test_a_containers_volume(area: Path, setup: Setup, wheelhouse: Path):
     assert listing(volume) == before
 
 
-def test_a_pip_install_is_given_by_its_environment(area: Path, setup: Setup, wheelhouse: Path):
+def test_a_pip_install_is_given_by_its_environment(
+    area: Path, setup: Setup, wheelhouse: Path, gateway_environment: Path
+):
     root = area / "pip"
     root.mkdir()
     empty = area / "empty-venv"
@@ -163,4 +162,18 @@ def test_a_pip_install_is_given_by_its_environment(area: Path, setup: Setup, whe
     done = setup("install", "--root", root, "--gateway-venv", empty, "--yes", "--wheelhouse", wheelhouse)
     assert done.returncode == 1
     assert f"no thingsboard-gateway in {empty}" in done.stderr
+    assert os.listdir(root) == []
+
+    python = build(gateway_environment, area / "pip-gateway")
+    before = listing(area / "pip-gateway")
+    setup.ok(
+        "install", "--root", root, "--gateway-venv", area / "pip-gateway", "--yes", "--wheelhouse", wheelhouse
+    )
+    extensions = root / "var/lib/thingsboard_gateway/extensions"
+    assert load(python, extensions)[-1] == str(extensions / "custom/vendor/dlms_connector/__init__.py")
+    # Which environment it was is remembered.
+    told = setup("check", "--root", root)
+    assert "ok    the gateway's loader finds the connector" in told.stdout
+    setup.ok("uninstall", "--root", root, "--yes")
+    assert listing(area / "pip-gateway") == before
     assert os.listdir(root) == []
