@@ -1,0 +1,89 @@
+"""Time to the first telemetry of all meters, close() and reconfiguration at a thousand meters, in the real gateway.
+
+`python benchmarks/start_stop.py`
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import re
+import sys
+import tempfile
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+
+from fleet import allow_descriptors, configuration, serve  # noqa: E402
+from report import arguments, keep, machine, show  # noqa: E402
+
+from dlms_connector.simulator.gateway_process import GatewayProcess, sqlite_storage  # noqa: E402
+from dlms_connector.simulator.thingsboard import ThingsBoardStandIn  # noqa: E402
+from tests.support.thingsboard_ui import GatewayPage  # noqa: E402
+
+_STAMP = re.compile(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3})", re.MULTILINE)
+
+
+def moment_of(log: str, words: str, occurrence: int) -> float:
+    """Seconds of the n-th line that holds the words (from 0), by the gateway's own clock."""
+    lines = [line for line in log.splitlines() if words in line]
+    stamp = _STAMP.match(lines[occurrence])
+    assert stamp is not None
+    return datetime.strptime(stamp[1], "%Y-%m-%d %H:%M:%S,%f").timestamp()
+
+
+def measure(count: int, period_s: float) -> dict[str, Any]:
+    allow_descriptors(count * 4 + 2000)
+    ready, stop = multiprocessing.Queue(), multiprocessing.Event()
+    meters = multiprocessing.Process(target=serve, args=(count, 0.0, ready, stop), daemon=True)
+    meters.start()
+    serials = ready.get(timeout=60)
+    with tempfile.TemporaryDirectory() as folder, ThingsBoardStandIn(keep_last=2) as server:
+        gateway = GatewayProcess(
+            Path(folder) / "g", server.port, storage=sqlite_storage(), remote_configuration=True
+        )
+        with gateway:
+            assert gateway.wait_for_log("Gateway started.", 60)
+            page = GatewayPage(server)
+            document = configuration(serials, period_s)
+            began = time.monotonic()
+            page.save("DLMS", document)
+            assert server.wait_for(lambda: len(server.store.devices) >= count, 300)
+            first_s = time.monotonic() - began
+            server.wait_for(lambda: False, 2 * period_s)
+            document["defaults"]["pollPeriod"] += 1000
+            pushed = time.time()
+            page.save("DLMS", document)
+            # the log level INFO tells "closed" when the old pollers have ended, "polling" when the new ones run
+            assert gateway.wait_for(lambda: gateway.log_text().count("DLMS: polling ") >= 2, 120)
+            log = gateway.log_text()
+            closed, polling = moment_of(log, "DLMS: closed", 0), moment_of(log, "DLMS: polling ", 1)
+        final = gateway.log_text()
+    stop.set()
+    meters.join(20)
+    took = re.findall(r"DLMS: closed \(([\d.]+) s\)", final)
+    return {
+        "meters": count,
+        "first_telemetry_of_all_s": round(first_s, 1),
+        "close_s": float(took[0]) if took else round(closed - pushed, 1),
+        "push_to_new_pollers_s": round(polling - pushed, 1),
+        "close_at_exit_s": float(took[-1]) if took else float("nan"),
+    }
+
+
+def main() -> None:
+    parser = arguments(__doc__.splitlines()[0])
+    parser.add_argument("--meters", type=int, default=1000)
+    parser.add_argument("--period", type=float, default=5.0)
+    options = parser.parse_args()
+    where = machine()
+    rows = [measure(options.meters, options.period)]
+    show("Start, reconfiguration and stop, real gateway, sqlite", rows)
+    print(keep("start_stop", rows, where))
+
+
+if __name__ == "__main__":
+    main()
