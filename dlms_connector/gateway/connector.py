@@ -20,7 +20,9 @@ from dlms_connector.gateway import delivery
 from dlms_connector.gateway.attributes import AttributeUpdates
 from dlms_connector.gateway.connector_rpc import ConnectorRpc
 from dlms_connector.gateway.fleet import Fleet
+from dlms_connector.gateway.metrics import HealthCollector, MetricsEndpoint
 from dlms_connector.gateway.rpc import DeviceRpc
+from dlms_connector.gateway.status import StatusFiles
 from dlms_connector.gateway.uplink import GatewayUplink
 from dlms_connector.poller import DevicePoller
 from dlms_connector.state import StateStore, state_file
@@ -53,6 +55,8 @@ class DLMSConnector(Connector):  # type: ignore[misc]  # the gateway ships no ty
         self._closing = False
         self._stopped = threading.Event()
         self._fleet: Fleet | None = None
+        self._status: StatusFiles | None = None
+        self._metrics: MetricsEndpoint | None = None
         self._configuration: Configuration = load_document(
             config, base_directory=Path(gateway.get_config_path())
         )
@@ -112,7 +116,21 @@ class DLMSConnector(Connector):  # type: ignore[misc]  # the gateway ships no ty
             except DlmsConnectorError as error:
                 self._log.error("%s cannot start: %s", self.name, error.explain())
                 return
+            self._show_locally(state.path)
             self._log.info("%s: polling %d meters", self.name, len(devices))
+
+    def _show_locally(self, state_path: Path | None) -> None:
+        """Status file and metrics, as far as the configuration wants them."""
+        settings, problems = self._configuration.connector, self._configuration.problems
+        if settings.status.enabled and state_path is not None:
+            self._status = StatusFiles(
+                self.name, settings.status, state_path.parent, self._pollers, problems, self._log
+            )
+            self._status.start()
+        if settings.prometheus.enabled:
+            collector = HealthCollector(self.name, self._pollers, problems)
+            self._metrics = MetricsEndpoint(settings.prometheus, collector, self._log)
+            self._metrics.start()
 
     def _tell_problems(self) -> None:
         for problem in self._configuration.problems:
@@ -129,12 +147,16 @@ class DLMSConnector(Connector):  # type: ignore[misc]  # the gateway ships no ty
             # The gateway calls in a busy loop; waiting here keeps it from burning a core.
             self._stopped.wait(CLOSE_S)
             return
+        began_s = time.monotonic()
         self._uplink.close()
-        left = fleet.stop(time.monotonic() + CLOSE_S) if fleet is not None else []
+        for shown in (self._metrics, self._status):
+            if shown is not None:
+                shown.stop()
+        left = fleet.stop(began_s + CLOSE_S) if fleet is not None else []
         self._device_rpc.close()
         for name in left:
             self._log.warning("%s: its poller is still waiting for the system and will end by itself", name)
-        self._log.info("%s: closed", self.name)
+        self._log.info("%s: closed (%.1f s)", self.name, time.monotonic() - began_s)
         self._log.stop()
         self._stopped.set()
 

@@ -6,11 +6,11 @@ says nothing (None) to methods that are another connector's.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 from dlms_connector.config.loader import Configuration
+from dlms_connector.gateway.status import told, totals
 from dlms_connector.poller import DevicePoller
 
 
@@ -43,18 +43,8 @@ class ConnectorRpc:
         return None if known is None else known(content.get("params"))
 
     def _status(self, _: Any) -> dict[str, Any]:
-        pollers = self._pollers()
-        configuration = self._configuration()
-        health = [poller.status() for poller in pollers.values()]
-        return {
-            "devices": len(pollers),
-            "states": dict(Counter(str(entry["dlms_state"]) for entry in health)),
-            "requests": sum(int(entry["dlms_requests"]) for entry in health),
-            "responses": sum(int(entry["dlms_responses"]) for entry in health),
-            "bytesSent": sum(int(entry["dlms_bytesSent"]) for entry in health),
-            "bytesReceived": sum(int(entry["dlms_bytesReceived"]) for entry in health),
-            "problems": [str(problem) for problem in configuration.problems[:50]],
-        }
+        meters = [poller.status() for poller in self._pollers().values()]
+        return {**totals(meters), "problems": told(self._configuration().problems)}
 
     def _devices(self, params: Any) -> dict[str, Any]:
         chosen, unknown = self._choose(params)
