@@ -9,15 +9,17 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Sequence
-from importlib import metadata
 from typing import Annotated, Final
 
 import typer
 
 from dlms_connector.errors import CommandError, DlmsConnectorError
+from dlms_connector.version import release
 
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "check": ("dlms_connector.cli.check", "Check a configuration before the gateway starts."),
+    "status": ("dlms_connector.cli.status", "What a running connector says of its meters, worst first."),
+    "watch": ("dlms_connector.cli.watch", "The same, live."),
     "demo": ("dlms_connector.cli.demo", "Three simulated meters through the real gateway, shown live."),
     "simulate": ("dlms_connector.cli.simulate", "Run simulated meters until Ctrl-C."),
     "migrate": ("dlms_connector.cli.migrate", "Move meters over from the bridge's database, in waves."),
@@ -83,11 +85,7 @@ def _not_called() -> None:
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        try:
-            version = metadata.version("dlms-connector")
-        except metadata.PackageNotFoundError:  # dropped into a gateway's extensions folder
-            version = "(not installed as a package)"
-        sys.stdout.write(f"dlms-connector {version}\n")
+        sys.stdout.write(f"dlms-connector {release()}\n")
         raise typer.Exit
 
 

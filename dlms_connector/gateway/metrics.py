@@ -167,6 +167,7 @@ class _Server(HTTPServer):
     """One request at a time; `end` does not wait for a client."""
 
     request_queue_size = 16
+    allow_reuse_port = False
 
     def __init__(self, address: tuple[str, int], registry: CollectorRegistry, log: Log) -> None:
         self.registry = registry
