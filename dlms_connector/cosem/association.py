@@ -67,6 +67,8 @@ class Association:
         on_notification: takes DataNotification and EventNotification APDUs that come in between.
         clock: monotonic seconds.
         random: unpredictable bytes, for challenges and dedicated keys.
+        invoke_id: the last one that was used towards this meter: an answer that comes late, after a new
+            association was opened on the same line, then bears an old number.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class Association:
         on_notification: Callable[[bytes], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
         random: Callable[[int], bytes] = secrets.token_bytes,
+        invoke_id: int = 0,
     ) -> None:
         self.timeout_s = timeout_s
         self.conformance = Conformance()
@@ -91,7 +94,7 @@ class Association:
         self._on_notification = on_notification
         self._clock = clock
         self._random = random
-        self._invoke = 0
+        self.invoke_id = invoke_id
         self._cipher = self._make_cipher(next_counter)
         self._initiate = b""
 
@@ -258,7 +261,7 @@ class Association:
             ServiceRefused: ExceptionResponse or confirmedServiceError.
             ProtocolError, SecurityError, LinkError: the association is over.
         """
-        number = self._invoke = (self._invoke + 1) & 0x0F
+        number = self.invoke_id = (self.invoke_id + 1) & 0x0F
         numbered = apdu[:2] + _INVOKE_BYTES[number] + apdu[3:]
         cipher = self._cipher
         deadline = self._deadline()

@@ -73,6 +73,7 @@ class MeterSession:
         self._requests_before = 0
         self._responses_before = 0
         self._silence_checked = False
+        self._invoke_id = 0
         identity = f"{device.device_name}/{device.client.address}"
         self._counters = InvocationCounters(state, identity, on_event)
         abilities = state.get_all(device.device_name, FACT_ABILITIES)
@@ -186,6 +187,7 @@ class MeterSession:
             timeout_s=self._timeout_s,
             next_counter=self._counters.next,
             clock=self._clock,
+            invoke_id=self._invoke_id,
         )
         try:
             association.open()
@@ -228,6 +230,7 @@ class MeterSession:
         if self._association is not None:
             self._requests_before += self._association.requests
             self._responses_before += self._association.responses
+            self._invoke_id = self._association.invoke_id
             self._association = None
 
     def _require_association(self) -> Association:
