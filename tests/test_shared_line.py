@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 import time
 from typing import Any
 
@@ -12,9 +13,10 @@ from dlms_connector.config.settings import DeviceSettings
 from dlms_connector.cosem.services import AttributeRef
 from dlms_connector.errors import DlmsConnectorError
 from dlms_connector.obis import Obis
-from dlms_connector.poller import Command
+from dlms_connector.simulator.faults import Fault, FaultKind
 from dlms_connector.simulator.fleet import HDLC, FleetSettings, LineSettings, SimulatedFleet
 from dlms_connector.simulator.meter import MeterSettings
+from dlms_connector.surroundings import Command
 from tests.support.pollers import RunningPollers, wait_until
 from tests.support.readers import device_settings
 
@@ -252,3 +254,48 @@ def test_a_meter_of_which_only_a_profile_is_read() -> None:
         with running:
             wait_until(lambda: len(running.uplink.rows[serial]) >= 8)
             assert running.pollers[serial].health.state == "online"
+
+
+_SPOILT = (
+    FaultKind.SILENT,
+    FaultKind.LATE,
+    FaultKind.DUPLICATE,
+    FaultKind.TRUNCATED,
+    FaultKind.WRONG_ADDRESS,
+    FaultKind.GARBAGE,
+    FaultKind.BAD_FCS,
+    FaultKind.WRONG_INVOKE_ID,
+    FaultKind.RESET,
+)
+
+
+@pytest.mark.slow
+def test_late_and_spoilt_answers_of_one_meter_never_become_values_of_another() -> None:
+    rng = random.Random(3)
+    with bus(8) as fleet:
+        running = RunningPollers(fleet)
+        registers = [
+            {"key": key, "obis": code, "scaler": scaler, "pollPeriod": 200 + 100 * index}
+            for index, (key, code, scaler) in enumerate(_REGISTERS)
+        ]
+        for serial in fleet.serials:
+            running.add(
+                entry(
+                    fleet,
+                    serial,
+                    timeseries=registers,
+                    pollPeriod=200,
+                    timeout=150,
+                    backoff={"initial": 20, "maximum": 100},
+                    breaker={"reconnects": 10_000},
+                )
+            )
+        with running:
+            running.wait_for_readings()
+            for _ in range(150):
+                serial = rng.choice(fleet.serials)
+                fleet.inject(serial, Fault(rng.choice(_SPOILT), delay_s=rng.uniform(0.1, 0.5)))
+                meters = fleet.device(serial)
+                wait_until(lambda meters=meters: not meters.faults, 10)
+            running.wait_for_readings(more=8, timeout_s=15)
+            assert running.check_values(slack_s=3) > 200

@@ -543,3 +543,21 @@ def test_an_answer_to_another_register_is_never_filed_here() -> None:
             for _ in range(20):
                 assert session.get(AttributeRef(3, VOLTAGE, 2)) == first
                 assert session.get(AttributeRef(3, Obis(1, 0, 1, 8, 0), 2)) == second
+
+
+def test_invoke_ids_go_on_in_the_next_association() -> None:
+    """An answer that comes late on a shared line, after a new association, bears a number that is not wanted yet."""
+    with one_meter() as fleet:
+        numbers: list[int] = []
+
+        def watch(request: bytes, answer: bytes) -> bytes:
+            if request[0] == 0xC0:
+                numbers.append(request[2] & 0x0F)
+            return answer
+
+        session = tampered(fleet, watch, {"address": 16})
+        for _ in range(6):
+            with opened(session):
+                for _ in range(3):
+                    session.get(AttributeRef(3, VOLTAGE, 2))
+        assert numbers == [(first + 1) % 16 for first in range(18)]
