@@ -22,6 +22,7 @@ indented() { "$@" 2>&1 | sed 's/^/      /'; }
 
 command_check() {
   [ "$MODE" = volume ] || [ -x "$GATEWAY_PYTHON" ] || fail no_packages
+  [ ! -e "$CONFIG" ] || [ -r "$CONFIG/." ] || fail need_rights "$CONFIG"
   load_environment
   check_loader
   check_configuration

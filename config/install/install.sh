@@ -206,6 +206,10 @@ finish() {
 }
 
 command_uninstall() {
+  if [ -f "$(journal)" ] && [ -z "$DRY_RUN" ]; then
+    say interrupted
+    roll_back
+  fi
   is_installed || { [ -n "$PURGE" ] && [ -f "$(manifest)" ]; } || fail not_installed
   [ "$(id -u)" = 0 ] || [ -n "$ROOT" ] || [ "$MODE" = volume ] || [ -n "$DRY_RUN" ] || fail need_root
   if [ -n "$DRY_RUN" ]; then

@@ -99,6 +99,11 @@ as_service() {
   fi
 }
 
+# as_anybody COMMAND...: with the rights that every user has.
+as_anybody() {
+  if [ "$(id -u)" = 0 ]; then setpriv --reuid=65534 --regid=65534 --clear-groups -- "$@"; else "$@"; fi
+}
+
 has_systemd() { [ -z "$ROOT" ] && [ -d /run/systemd/system ]; }
 
 # connector as_service|env COMMAND...: dlms-connector in the gateway's environment, the vendored packages behind its own.

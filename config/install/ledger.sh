@@ -34,7 +34,9 @@ begin() {
   flock -n 9 || fail busy "$LEDGER"
   if [ -f "$(journal)" ]; then
     say interrupted
-    roll_back
+    roll_back # it may take the ledger's folder with it
+    begin
+    return
   fi
   : >"$(journal)"
   BEGUN=1

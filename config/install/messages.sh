@@ -26,11 +26,12 @@ message unknown_command "unknown command '%s'; ./setup_gateway.sh help tells the
   "orden desconocida '%s'; ./setup_gateway.sh help las muestra todas"
 message unknown_option "unknown option '%s'" "opción desconocida '%s'"
 message value_missing "%s needs a value" "%s necesita un valor"
-message need_python "Python 3.10 to 3.13 is needed, one that the service's user can run (apt-get install python3, or PYTHON=/path/to/python3)" \
-  "se necesita Python 3.10 a 3.13 que el usuario del servicio pueda ejecutar (apt-get install python3, o PYTHON=/ruta/a/python3)"
+message need_python "Python 3.10 to 3.13 with venv is needed, one that every user can run (apt-get install python3-venv, or PYTHON=/path/to/python3)" \
+  "se necesita Python 3.10 a 3.13 con venv que todo usuario pueda ejecutar (apt-get install python3-venv, o PYTHON=/ruta/a/python3)"
 message need_venv "no virtual environment could be made: on Debian and Ubuntu, apt-get install python3-venv" \
   "no se pudo crear el entorno virtual: en Debian y Ubuntu, apt-get install python3-venv"
 message need_root "this changes the system: run it with sudo" "esto cambia el sistema: ejecútelo con sudo"
+message need_rights "%s cannot be read: run it with sudo" "no se puede leer %s: ejecútelo con sudo"
 message making_venv "Making a virtual environment in %s" "Creando un entorno virtual en %s"
 message installing_venv "Installing the connector and the gateway (a minute or two the first time)" \
   "Instalando el conector y el gateway (uno o dos minutos la primera vez)"

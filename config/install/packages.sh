@@ -19,7 +19,7 @@ find_python() { # [COMMAND...]: the first fit Python; COMMAND runs it as somebod
     /usr/bin/python3 /usr/bin/python3.1[0-3] /usr/local/bin/python3; do
     [ -n "$candidate" ] || continue
     path=$(command -v "$candidate") || continue
-    if "$@" "$path" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' 2>/dev/null; then
+    if "$@" "$path" -c 'import ensurepip, sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' 2>/dev/null; then
       printf '%s\n' "$path"
       return
     fi
@@ -141,7 +141,7 @@ fill_vendor() {
 
 command_wheelhouse() {
   local folder=${1:?} python work
-  python=$(find_python env)
+  python=$(find_python as_anybody) # the one that an install takes too
   mkdir -p "$folder"
   folder=$(cd "$folder" && pwd)
   work=$(mktemp -d)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
-import venv
 from pathlib import Path
 
 import pytest
 
+from tests.install.conftest import Machine
 from tests.install.setup_script import Setup, clean_environment, listing
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
@@ -27,10 +26,23 @@ print(dlms_connector.__file__)
 
 
 @pytest.fixture(scope="module")
-def gateway_environment(area: Path, wheelhouse: Path) -> Path:
+def base_python(machine: Machine) -> Path:
+    """The Python that the script takes, for which the wheelhouse is made."""
+    return (machine.venv / "bin/python3").resolve()
+
+
+@pytest.fixture(scope="module")
+def version(base_python: Path) -> str:
+    """Its version, as 3.11."""
+    probe = [base_python, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
+    return subprocess.run(probe, check=True, capture_output=True, text=True).stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def gateway_environment(area: Path, wheelhouse: Path, base_python: Path) -> Path:
     """A virtual environment with the gateway alone, as the Debian package builds it."""
     folder = area / "gateway-environment"
-    venv.create(folder, with_pip=True)
+    subprocess.run([base_python, "-m", "venv", folder], check=True, capture_output=True)
     command = [folder / "bin/python3", "-m", "pip", "install", "-q", "--no-index", "--find-links", wheelhouse]
     subprocess.run([*command, "thingsboard-gateway"], check=True, capture_output=True)
     return folder
@@ -57,7 +69,7 @@ def load(python: Path, extensions: Path) -> list[str]:
 
 
 def test_the_debian_package_keeps_the_connector_when_its_environment_is_rebuilt(
-    area: Path, setup: Setup, wheelhouse: Path, gateway_environment: Path
+    area: Path, setup: Setup, wheelhouse: Path, gateway_environment: Path, version: str
 ):
     root = area / "debian"
     state = root / "var/lib/thingsboard_gateway"
@@ -75,10 +87,7 @@ def test_the_debian_package_keeps_the_connector_when_its_environment_is_rebuilt(
     vendor = extensions / "custom/vendor"
     changed = {path for path, what in listing(root).items() if before.get(path) != what}
     ours = ("var/lib/thingsboard_gateway/extensions/custom", "var/lib/dlms-gateway")
-    link = (
-        python.parents[1]
-        / f"lib/python3.{sys.version_info[1]}/site-packages/thingsboard_gateway/extensions/custom"
-    )
+    link = python.parents[1] / f"lib/python{version}/site-packages/thingsboard_gateway/extensions/custom"
     assert [path for path in changed if not path.startswith(ours)] == [str(link.relative_to(root))]
     assert load(python, extensions)[-1] == str(vendor / "dlms_connector/__init__.py")
 
@@ -91,7 +100,7 @@ def test_the_debian_package_keeps_the_connector_when_its_environment_is_rebuilt(
     # The gateway moved to another Python: the vendored packages are made anew for it.
     (vendor / ".python-version").write_text("3.9\n")
     setup.ok("upgrade", "--root", root, "--yes", "--wheelhouse", wheelhouse)
-    assert (vendor / ".python-version").read_text() == f"3.{sys.version_info[1]}\n"
+    assert (vendor / ".python-version").read_text() == f"{version}\n"
     assert not list(vendor.parent.glob("vendor.*"))
 
     setup.ok("uninstall", "--root", root, "--yes")
@@ -112,20 +121,21 @@ def test_a_file_of_somebody_else_in_our_place_is_not_touched(area: Path, setup: 
     assert listing(volume) == before
 
 
-def test_a_containers_volume(area: Path, setup: Setup, wheelhouse: Path):
+def test_a_containers_volume(
+    area: Path, setup: Setup, wheelhouse: Path, gateway_environment: Path, version: str
+):
     """/thingsboard_gateway/{config,extensions,logs}: the container's Python is named, the host's does the work."""
     volume = area / "volume"
     for name in ("config", "extensions", "logs"):
         (volume / name).mkdir(parents=True)
     before = listing(volume)
-    version = f"{sys.version_info[0]}.{sys.version_info[1]}"
     arguments = ("--volume", volume, "--yes", "--wheelhouse", wheelhouse, "--container-python", version)
     setup.ok("install", *arguments)
     custom = volume / "extensions/custom"
     assert {path.name for path in custom.iterdir()} == {"dlms_extension.py", "vendor"}
     assert (custom / "vendor/dlms_connector/gateway/connector.py").stat().st_mode & 0o444 == 0o444
     shim = [
-        sys.executable,
+        gateway_environment / "bin/python3",
         "-B",
         "-c",
         f"import runpy; runpy.run_path({str(custom / 'dlms_extension.py')!r})",
@@ -153,12 +163,12 @@ def test_a_containers_volume(area: Path, setup: Setup, wheelhouse: Path):
 
 
 def test_a_pip_install_is_given_by_its_environment(
-    area: Path, setup: Setup, wheelhouse: Path, gateway_environment: Path
+    area: Path, setup: Setup, wheelhouse: Path, gateway_environment: Path, base_python: Path
 ):
     root = area / "pip"
     root.mkdir()
     empty = area / "empty-venv"
-    venv.create(empty, with_pip=False)
+    subprocess.run([base_python, "-m", "venv", "--without-pip", empty], check=True)
     done = setup("install", "--root", root, "--gateway-venv", empty, "--yes", "--wheelhouse", wheelhouse)
     assert done.returncode == 1
     assert f"no thingsboard-gateway in {empty}" in done.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ from dlms_connector.simulator.meter import PUBLIC_CLIENT, ClientSettings
 from dlms_connector.simulator.thingsboard import ThingsBoardStandIn
 from tests.install.conftest import Machine
 from tests.install.service_unit import Service
-from tests.install.setup_script import TOKEN, Setup, listing, make_machine, mode
+from tests.install.setup_script import TOKEN, Setup, clean_environment, listing, make_machine, mode
 from tests.support.simulated import SERIAL, one_meter
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
@@ -238,6 +239,22 @@ def test_an_upgrade_that_fails_leaves_the_former_and_one_that_works_removes_it(
     assert not next_release_is_installed(machine)
 
 
+def kill_while_packages_are_installed(setup: Setup, root: Path, arguments: tuple[str | Path, ...]) -> None:
+    """What a power cut does: nothing of the script runs any more, and nothing was tidied."""
+    command = [setup.project / "setup_gateway.sh", "install", *map(str, arguments)]
+    output = subprocess.DEVNULL
+    process = subprocess.Popen(
+        command, stdout=output, stderr=output, env=clean_environment(), start_new_session=True
+    )
+    packages = root / "opt/dlms-gateway"
+    deadline_s = time.monotonic() + 60
+    while not list(packages.glob("venv-*/bin/pip")) and time.monotonic() < deadline_s:
+        time.sleep(0.02)
+    assert process.poll() is None
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait(10)
+
+
 def test_uninstall_takes_back_what_was_made_and_keeps_what_is_the_operators(
     area, setup, token_file, wheelhouse
 ):
@@ -246,25 +263,27 @@ def test_uninstall_takes_back_what_was_made_and_keeps_what_is_the_operators(
     kept.parent.mkdir(parents=True)
     kept.write_text("mine")
     before = listing(root)
-    arguments = (
-        "--root",
-        root,
-        "--yes",
-        "--token-file",
-        token_file,
-        "--host",
-        "h",
-        "--wheelhouse",
-        wheelhouse,
-    )
+    authority = area / "ca.pem"
+    authority.write_text("-----BEGIN CERTIFICATE-----\n")
+    arguments = ("--root", root, "--yes", "--token-file", token_file, "--host", "h", "--ca", authority)
+    arguments += ("--wheelhouse", wheelhouse)
 
+    kill_while_packages_are_installed(setup, root, arguments)
+    assert listing(root) != before
     (area / "empty").mkdir()
     done = setup("install", *arguments[:-1], area / "empty")
     assert done.returncode == 1
+    assert "A former run was interrupted" in done.stdout
     assert "make one there" in done.stderr
     assert listing(root) == before, "a first install that fails leaves nothing"
 
     setup.ok("install", *arguments)
+    thingsboard = json.loads((root / "etc/thingsboard-gateway/config/tb_gateway.json").read_text())[
+        "thingsboard"
+    ]
+    trusted = str(root / "etc/thingsboard-gateway/config/ca.pem")
+    assert thingsboard["security"] == {"type": "tlsAccessToken", "caCert": trusted}
+    assert (thingsboard["host"], thingsboard["port"]) == ("h", 8883)
     data = root / "var/lib/thingsboard_gateway/data.db"
     data.write_text("backlog")
     told = setup.ok("uninstall", "--root", root, "--yes")
@@ -272,6 +291,7 @@ def test_uninstall_takes_back_what_was_made_and_keeps_what_is_the_operators(
     left = set(listing(root)) - set(before)
     files = {path for path in left if (root / path).is_file()}
     assert files == {
+        "etc/thingsboard-gateway/config/ca.pem",
         "etc/thingsboard-gateway/config/dlms_connector.json",
         "etc/thingsboard-gateway/config/logs.json",
         "etc/thingsboard-gateway/config/tb_gateway.json",
