@@ -38,6 +38,8 @@ from dlms_connector.meter.reader import FACT_ABILITIES, RegisterReader
 from dlms_connector.meter.reading import Plain, Reading, apply_definition
 from dlms_connector.state import StateStore
 
+_LOST_RELEASES = 2  # in a row: one may have been lost on the way
+
 
 class MeterSession:
     """The association with one meter and what was learned of it.
@@ -79,6 +81,7 @@ class MeterSession:
         abilities = state.get_all(device.device_name, FACT_ABILITIES)
         self._reader = RegisterReader(device, self.plan, state, on_event)
         self._releases = abilities.get("release", True)
+        self._lost_releases = 0
 
     @property
     def priority(self) -> Priority:
@@ -209,17 +212,23 @@ class MeterSession:
             association.timeout_s = max(0.05, min(self._timeout_s, deadline_s - self._clock()))
             try:
                 association.release()
+                self._lost_releases = 0
             except LinkTimeout:
-                # Its link is gone with the wait; from now on it gets its DISC without a release before it.
-                self._releases = False
-                self.state.put(self.device.device_name, FACT_ABILITIES, "release", False)
-                self._on_event("the meter does not answer a release; the link alone is closed from now on")
+                self._release_lost()
             except (LinkError, ServiceRefused, Interrupted) as error:
                 self._on_event(f"the association ended without a release: {error.explain()}")
         self._forget_association()
         if self.channel.is_open:
             self.channel.close(deadline_s)
         self.channel.abandon()
+
+    def _release_lost(self) -> None:
+        """The link is gone with the wait. A meter that never answers gets its DISC alone from now on."""
+        self._lost_releases += 1
+        if self._lost_releases >= _LOST_RELEASES:
+            self._releases = False
+            self.state.put(self.device.device_name, FACT_ABILITIES, "release", False)
+            self._on_event("the meter does not answer a release; the link alone is closed from now on")
 
     def abandon(self) -> None:
         """Forget the association without a word to the meter."""

@@ -561,3 +561,19 @@ def test_invoke_ids_go_on_in_the_next_association() -> None:
                 for _ in range(3):
                     session.get(AttributeRef(3, VOLTAGE, 2))
         assert numbers == [(first + 1) % 16 for first in range(18)]
+
+
+def test_a_release_lost_once_is_not_the_end_of_releases() -> None:
+    with one_meter() as fleet:
+        bench = Bench()
+        session = bench.session(device_settings(fleet, SERIAL, timeout=SHORT_MS))
+        for lost in (True, False, True, False, True, True):
+            assert not [event for event in bench.events if "from now on" in event]
+            with opened(session):
+                if lost:
+                    fleet.inject(SERIAL, Fault(FaultKind.SILENT, Stage.RLRQ))
+        assert [event for event in bench.events if "from now on" in event]
+        with opened(session):
+            check_values(session, time.time() - 1)
+            fleet.inject(SERIAL, Fault(FaultKind.SILENT, Stage.RLRQ))
+        assert fleet.call(lambda: bool(fleet.device(SERIAL).faults))  # none was asked for
