@@ -17,6 +17,7 @@ import pytest
 from dlms_connector.config.settings import StatusSettings
 from dlms_connector.gateway.connector import DLMSConnector
 from dlms_connector.gateway.status import Progress, StatusFiles
+from dlms_connector.meter import clock_check
 from dlms_connector.simulator.fleet import FleetSettings, SimulatedFleet
 from tests.gateway.test_lifecycle import Gateway, configuration
 from tests.support.pollers import RecordingLog, wait_until
@@ -205,3 +206,32 @@ def test_a_link_in_the_place_of_the_new_file_is_not_followed(tmp_path: Path, pol
     written.write()
     assert victim.read_text() == "mine"
     assert len(log.of("warning")) == 1
+
+
+def test_a_clock_that_is_off_is_told_as_telemetry_and_in_the_file(
+    gateway: Gateway, fleet: SimulatedFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clock_check, "_FIRST_S", 0.0)
+    monkeypatch.setattr(clock_check, "_FIRST_SPREAD_S", 0.0)
+    serial = fleet.serials[0]
+    fleet.device(serial).controls.clock_shift_s = 90.0
+    document = configuration(fleet, health={"period": 1000}) | {"status": {"period": 1000}}
+    connector = opened(gateway, document)
+    told: dict[str, float] = {}
+
+    def both_told() -> bool:
+        while not gateway.sent.empty():
+            _, data = gateway.sent.get()
+            for entry in data.telemetry:
+                for key, value in entry.values.items():
+                    if key.key == "dlms_clockOffset":
+                        told[data.device_name] = value
+        return len(told) == len(fleet.serials)
+
+    try:
+        wait_until(both_told)
+        wait_until(lambda: "dlms_clockOffset" in status(gateway)["meters"][f"meter {serial}"])
+    finally:
+        connector.close()
+    assert told.pop(f"meter {serial}") == pytest.approx(90, abs=3)
+    assert all(abs(offset) < 3 for offset in told.values())
