@@ -577,3 +577,35 @@ def test_a_release_lost_once_is_not_the_end_of_releases() -> None:
             check_values(session, time.time() - 1)
             fleet.inject(SERIAL, Fault(FaultKind.SILENT, Stage.RLRQ))
         assert fleet.call(lambda: bool(fleet.device(SERIAL).faults))  # none was asked for
+
+
+@pytest.mark.parametrize("client", ["plain", "gmac"])
+def test_the_answer_to_the_request_before_is_dropped_and_the_right_one_taken(client: str) -> None:
+    with ciphered_meter(slot_s=10**9) as fleet:
+        queue: list[bytes] = []
+
+        class Lagging(TamperingChannel):
+            """Repeats the former answer before each new one."""
+
+            def exchange(self, apdu: bytes, deadline_s: float) -> bytes:
+                queue.append(self._inner.exchange(apdu, deadline_s))
+                return queue.pop(0) if len(queue) > 1 else queue[0]
+
+            def receive(self, deadline_s: float) -> bytes:
+                return queue[0]
+
+        device = device_settings(
+            fleet, SERIAL, client=GMAC_CLIENT if client == "gmac" else {"address": 16}, timeout=1000
+        )
+        session = Bench().session(device)
+        session.open()
+        refs = [AttributeRef(3, code, 2) for code in (VOLTAGE, Obis(1, 0, 1, 8, 0), Obis(1, 0, 14, 7, 0))]
+        true = [session.get(ref) for ref in refs]
+        session.close(time.monotonic() + 1)
+        session.open()
+        association = session._association
+        assert association is not None
+        association._channel = Lagging(session.channel, lambda _, answer: answer)
+        for _ in range(8):
+            assert [session.get(ref) for ref in refs] == true
+        assert association.stale_answers >= 20
