@@ -342,7 +342,7 @@ def plot(rows: list[dict[str, Any]]) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
-    import matplotlib.pyplot as pyplot
+    from matplotlib import pyplot
     from report import RESULTS
 
     groups = list(dict.fromkeys((row["operation"], row["link"], row["security"]) for row in rows))

@@ -22,10 +22,11 @@ from dlms_connector.config.loader import load_document  # noqa: E402
 from dlms_connector.link.stream import Interrupt  # noqa: E402
 from dlms_connector.meter.links import Lines, make_channel  # noqa: E402
 from dlms_connector.meter.session import MeterSession  # noqa: E402
-from dlms_connector.poller import DevicePoller, Surroundings  # noqa: E402
+from dlms_connector.poller import DevicePoller  # noqa: E402
 from dlms_connector.simulator.fleet import HDLC, FleetSettings, LineSettings, SimulatedFleet  # noqa: E402
 from dlms_connector.simulator.meter import MeterSettings  # noqa: E402
 from dlms_connector.state import StateStore  # noqa: E402
+from dlms_connector.surroundings import Surroundings  # noqa: E402
 
 BITS_A_BYTE = 10  # 8N1
 CODES = (32, 52, 72, 31, 51, 71, 14, 1, 3, 9)

@@ -168,7 +168,7 @@ def test_a_command_does_not_wait_behind_a_line_for_ever() -> None:
                 )
 
             ask(first, 10)
-            wait_until(lambda: running.pollers[first].line._turn is not None)
+            wait_until(lambda: running.lines[first]._turn is not None)
             ask(second, 0.5)
             wait_until(lambda: bool(answers), 3)
             assert "busy" in str(answers[0])

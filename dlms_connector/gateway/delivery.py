@@ -20,7 +20,7 @@ from weakref import ReferenceType, ref
 
 from tb_device_mqtt import TBPublishInfo
 
-from dlms_connector.poller import Log
+from dlms_connector.surroundings import Log
 
 # SHA-256 of the source of TBPublishInfo.get, as released
 PROVEN = frozenset(

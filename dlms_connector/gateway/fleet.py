@@ -19,8 +19,9 @@ from dlms_connector.meter.clock_check import ClockTask
 from dlms_connector.meter.links import Lines, make_channel, server_key
 from dlms_connector.meter.profile import ProfileReader, ProfileTask
 from dlms_connector.meter.session import MeterSession
-from dlms_connector.poller import DevicePoller, Log, Surroundings
+from dlms_connector.poller import DevicePoller
 from dlms_connector.state import StateStore
+from dlms_connector.surroundings import Log, Surroundings
 
 _FACT_DEVICE = "device"
 _POLITE_S = 1.6

@@ -13,7 +13,7 @@ from dlms_connector.config.settings import DeviceSettings
 from dlms_connector.gateway.converter import UplinkConverter
 from dlms_connector.health import Health
 from dlms_connector.meter.reading import Reading
-from dlms_connector.poller import Log
+from dlms_connector.surroundings import Log
 
 
 class GatewayUplink:

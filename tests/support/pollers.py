@@ -15,11 +15,13 @@ import psutil
 
 from dlms_connector.config.settings import DeviceSettings
 from dlms_connector.health import Health
+from dlms_connector.link.line import Line
 from dlms_connector.meter.profile import ProfileReader, ProfileTask
 from dlms_connector.meter.reading import Reading
-from dlms_connector.poller import DevicePoller, Surroundings
+from dlms_connector.poller import DevicePoller
 from dlms_connector.simulator.fleet import SimulatedFleet
 from dlms_connector.simulator.quantities import QUANTITIES, scaled_value
+from dlms_connector.surroundings import Surroundings
 from tests.support.readers import Bench
 
 _PATIENCE_S = 30.0
@@ -94,6 +96,7 @@ class RunningPollers:
         self.log = RecordingLog()
         self.bench = bench or Bench()
         self.pollers: dict[str, DevicePoller] = {}
+        self.lines: dict[str, Line] = {}
         self.around = Surroundings(
             uplink=self.uplink,
             log=self.log,
@@ -105,6 +108,7 @@ class RunningPollers:
     def add(self, device: DeviceSettings) -> DevicePoller:
         """A poller with its background tasks; started by `start`."""
         session, line = self.bench.session_and_line(device)
+        self.lines[device.device_name] = line
         poller = DevicePoller(
             device, session, line, self.around, tasks=[self._task(device, item) for item in device.profiles]
         )
