@@ -70,7 +70,10 @@ class StateStore:
         name = ":memory:"
         if self.path is not None:
             try:
-                self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+                if not self.path.parent.exists():
+                    # The group may enter, for the status file; what is private has 0600.
+                    self.path.parent.mkdir(parents=True)
+                    self.path.parent.chmod(0o750)
                 os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
                 os.chmod(self.path, 0o600)
             except OSError as error:

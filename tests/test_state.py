@@ -46,7 +46,7 @@ def test_facts_survive(tmp_path: Path) -> None:
 
 def test_the_file_is_private(tmp_path: Path) -> None:
     path = tmp_path / "sub" / "state.sqlite"
-    before = os.umask(0)
+    before = os.umask(0o077)
     try:
         store = StateStore(path)
         store.put("meter", "kind", "key", 1)
@@ -54,7 +54,7 @@ def test_the_file_is_private(tmp_path: Path) -> None:
         os.umask(before)
     for file in path.parent.iterdir():
         assert stat.S_IMODE(file.stat().st_mode) == 0o600, file
-    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o750
 
 
 def test_counters_are_never_given_twice_nor_lowered(tmp_path: Path) -> None:

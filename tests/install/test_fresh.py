@@ -164,7 +164,7 @@ def test_the_service_reads_a_meter_and_stops_at_its_signal(
             connector.write_text(sound)
             machine.env_file.write_text(sound_env)
     assert (machine.state / "dlms").is_dir(), "the connector's state is where the unit keeps it"
-    assert mode(machine.state / "dlms") == 0o700
+    assert mode(machine.state / "dlms") == 0o750
     assert TOKEN not in service.log()
     assert METER_PASSWORD not in service.log()
     logs = machine.root / "var/log/thingsboard-gateway/service.log"
