@@ -4,30 +4,18 @@ from __future__ import annotations
 
 import time
 
-from dlms_connector.errors import Layer, LinkTimeout
-from dlms_connector.link.stream import ByteStream, Interrupt
+from dlms_connector.errors import LinkTimeout
+from dlms_connector.link.stream import ByteStream, Interrupt, WrappedStream
 
 
-class PacedStream:
+class PacedStream(WrappedStream):
     """Wraps a stream of a line whose converter or meters need a turnaround time."""
 
     def __init__(self, stream: ByteStream, delay_s: float) -> None:
-        self._stream = stream
+        super().__init__(stream)
         self._delay_s = delay_s
         self._brake = Interrupt()
         self._received_at_s = float("-inf")
-
-    @property
-    def layer(self) -> Layer:
-        return self._stream.layer
-
-    @property
-    def bytes_sent(self) -> int:
-        return self._stream.bytes_sent
-
-    @property
-    def bytes_received(self) -> int:
-        return self._stream.bytes_received
 
     def send(self, data: bytes, deadline_s: float) -> None:
         """Waits for the rest of the pause, then sends. Raises as the stream below."""
@@ -53,6 +41,3 @@ class PacedStream:
     def interrupt(self) -> None:
         self._brake.set()
         self._stream.interrupt()
-
-    def close(self) -> None:
-        self._stream.close()

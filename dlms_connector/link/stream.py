@@ -43,6 +43,40 @@ class ByteStream(Protocol):
         """Gives the operating system its handles back; a second call does nothing."""
 
 
+class WrappedStream:
+    """A stream that passes everything on to another; a base for those that add something on the way."""
+
+    def __init__(self, stream: ByteStream) -> None:
+        self._stream = stream
+
+    @property
+    def layer(self) -> Layer:
+        return self._stream.layer
+
+    @property
+    def bytes_sent(self) -> int:
+        return self._stream.bytes_sent
+
+    @property
+    def bytes_received(self) -> int:
+        return self._stream.bytes_received
+
+    def send(self, data: bytes, deadline_s: float) -> None:
+        self._stream.send(data, deadline_s)
+
+    def receive(self, deadline_s: float) -> bytes:
+        return self._stream.receive(deadline_s)
+
+    def discard_input(self) -> int:
+        return self._stream.discard_input()
+
+    def interrupt(self) -> None:
+        self._stream.interrupt()
+
+    def close(self) -> None:
+        self._stream.close()
+
+
 class Interrupt:
     """One poller's emergency brake: wakes whatever it waits for, wherever that is, for good.
 

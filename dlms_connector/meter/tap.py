@@ -5,35 +5,23 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from dlms_connector.errors import Layer, LinkTimeout
+from dlms_connector.errors import LinkTimeout
 from dlms_connector.link.line import Line
-from dlms_connector.link.stream import ByteStream, Interrupt
+from dlms_connector.link.stream import ByteStream, Interrupt, WrappedStream
 
 KEPT_BYTES = 64
 _TEXT_SHARE = 0.8
 _GREETING_S = 0.02
 
 
-class Tap:
+class Tap(WrappedStream):
     """Passes everything on; keeps the first bytes of both directions."""
 
     def __init__(self, stream: ByteStream, close: Callable[[], None]) -> None:
         self.sent = b""
         self.received = b""
-        self._stream = stream
+        super().__init__(stream)
         self._close = close
-
-    @property
-    def layer(self) -> Layer:
-        return self._stream.layer
-
-    @property
-    def bytes_sent(self) -> int:
-        return self._stream.bytes_sent
-
-    @property
-    def bytes_received(self) -> int:
-        return self._stream.bytes_received
 
     def send(self, data: bytes, deadline_s: float) -> None:
         self.sent += data[: KEPT_BYTES - len(self.sent)]
@@ -53,9 +41,6 @@ class Tap:
             except LinkTimeout:
                 pass  # meters wait to be asked
         return greeted + self._stream.discard_input()
-
-    def interrupt(self) -> None:
-        self._stream.interrupt()
 
     def close(self) -> None:
         self._close()
