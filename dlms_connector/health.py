@@ -63,7 +63,8 @@ class Breaker:
         """Count one attempt to connect anew."""
         self._attempts.append(now_s)
         horizon = now_s - self._settings.window_ms / 1000
-        self._attempts = [attempt for attempt in self._attempts if attempt >= horizon]
+        recent = [attempt for attempt in self._attempts if attempt >= horizon]
+        self._attempts = recent[-self._settings.reconnects :]  # more than the budget changes nothing
 
     def failed(self, now_s: float) -> None:
         """The attempt failed: open when the budget is used up or the probe failed."""

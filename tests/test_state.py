@@ -1,33 +1,16 @@
-"""The state file: durable, private, and never giving a counter twice whatever kills the process."""
+"""The state file: durable, private, and never giving a counter twice (kills: tests/meter/test_counters.py)."""
 
 from __future__ import annotations
 
 import os
-import signal
 import sqlite3
 import stat
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from dlms_connector.errors import SecurityError, StateError
-from dlms_connector.meter.counters import WARN_AT, InvocationCounters
-from dlms_connector.state import COUNTER_BLOCK, StateStore
-
-KILLS = 300
-# Prints each counter as it would go out, until killed; flushed line by line.
-_USER = """
-import sys
-from pathlib import Path
-from dlms_connector.meter.counters import InvocationCounters
+from dlms_connector.errors import StateError
 from dlms_connector.state import StateStore
-counters = InvocationCounters(StateStore(Path(sys.argv[1])), "meter", print)
-while True:
-    sys.stdout.write(f"{counters.next()}\\n")
-    sys.stdout.flush()
-"""
 
 
 def test_facts_survive(tmp_path: Path) -> None:
@@ -91,46 +74,3 @@ def test_an_unusable_place_is_told(tmp_path: Path) -> None:
     with pytest.raises(StateError) as caught:
         StateStore(tmp_path / "file" / "state.sqlite")
     assert "stateDirectory" in caught.value.hint
-
-
-def test_counter_source_warns_near_the_end_and_stops_at_it() -> None:
-    warnings: list[str] = []
-    state = StateStore(None)
-    counters = InvocationCounters(state, "meter", warnings.append)
-    counters.raise_to(WARN_AT)
-    assert counters.next() == WARN_AT
-    assert counters.next() == WARN_AT + 1
-    assert len(warnings) == 1
-    counters.raise_to(2**32)
-    with pytest.raises(SecurityError, match="used up"):
-        counters.next()
-
-
-def test_raising_to_a_lower_number_changes_nothing() -> None:
-    counters = InvocationCounters(StateStore(None), "meter", print)
-    counters.raise_to(1000)
-    assert counters.next() == 1000
-    counters.raise_to(500)
-    assert counters.next() == 1001
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(300)
-def test_kill_at_any_moment_never_reuses_a_counter(tmp_path: Path) -> None:
-    path = tmp_path / "state.sqlite"
-    used: set[int] = set()
-    for kill in range(KILLS):
-        process = subprocess.Popen([sys.executable, "-c", _USER, str(path)], stdout=subprocess.PIPE)
-        assert process.stdout is not None
-        # let it give out a varying number, in some runs just past a new reservation
-        wanted = 1 + (kill * 37) % (COUNTER_BLOCK + 20)
-        lines = [process.stdout.readline() for _ in range(wanted)]
-        process.send_signal(signal.SIGKILL)
-        lines += process.stdout.read().split(b"\n")[:-1]
-        process.wait()
-        process.stdout.close()
-        numbers = [int(line) for line in lines]
-        assert len(numbers) >= wanted
-        assert len(set(numbers)) == len(numbers)
-        assert used.isdisjoint(numbers)
-        used.update(numbers)
