@@ -76,6 +76,7 @@ def test_only_known_code_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
             self.warnings.append(text % args if args else text)
 
     gateway, log = Gateway(), Log()
+    delivery.uninstall()  # a connector of another test may have installed it in this process
     original = TBPublishInfo.get
     assert inspect.getsource(original)
     try:
