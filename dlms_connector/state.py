@@ -19,6 +19,7 @@ from dlms_connector.errors import StateError
 STATE_FILE = "dlms_connector.sqlite"
 SCHEMA_VERSION = 1
 COUNTER_BLOCK = 500
+_CACHE_KIB = 256
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS counters (identity TEXT PRIMARY KEY, next INTEGER NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS facts (
@@ -86,6 +87,7 @@ class StateStore:
         try:
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=FULL")
+            connection.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
             version = connection.execute("PRAGMA user_version").fetchone()[0]
             if version > SCHEMA_VERSION:
                 raise StateError(
