@@ -144,6 +144,8 @@ def _watch(console: Console, gateway: GatewayProcess, server: ThingsBoardStandIn
             if not gateway.is_running or (not complete and time.monotonic() > deadline_s):
                 break
             server.wait_for(lambda: False, _REFRESH_S)
+    if not console.is_terminal:
+        console.print()  # the live table ends without a line break there
     if not complete:
         console.print("Not every meter has delivered. The end of the gateway's log:", style="bold red")
         console.print(gateway.log_text()[-3000:], markup=False, highlight=False)
