@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -95,7 +96,7 @@ def _answers_to(device: LogicalDevice, raw: bytes) -> bool:
     return (address.logical, address.physical) == (settings.logical_address, settings.physical_address)
 
 
-class LineConnection(asyncio.Protocol):
+class LineConnection(asyncio.Protocol, ABC):
     """One byte stream to a line; the subclasses know its framing. Lives on the loop's thread."""
 
     stream: ByteStream
@@ -143,21 +144,21 @@ class LineConnection(asyncio.Protocol):
             self.stream.write(data)
         self.feed(data)
 
+    @abstractmethod
     def feed(self, data: bytes) -> None:
         """Take received bytes."""
-        raise NotImplementedError
 
+    @abstractmethod
     def abort_associations(self) -> None:
         """The stream is gone, and every association on it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def notification(self, device: LogicalDevice) -> bytes:
         """A framed DataNotification of the device."""
-        raise NotImplementedError
 
+    @abstractmethod
     def idle(self, device: LogicalDevice) -> None:
         """The device's inactivity timeout has passed."""
-        raise NotImplementedError
 
     def request(self, device: LogicalDevice, size_bytes: int, process: Callable[[], None]) -> None:
         """Let the device act on a complete request: now, later (frozen), or never (without power)."""

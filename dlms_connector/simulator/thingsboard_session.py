@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
@@ -84,7 +85,7 @@ class Host(Protocol):
     def locked(self, work: Callable[[], None]) -> None: ...
 
 
-class MqttSession(asyncio.Protocol):
+class MqttSession(asyncio.Protocol, ABC):
     """One connection, whatever its topics mean. Lives on the loop's thread."""
 
     def __init__(self, host: Host) -> None:
@@ -206,9 +207,9 @@ class MqttSession(asyncio.Protocol):
         else:
             self._out += acknowledgement
 
+    @abstractmethod
     def take(self, topic: str, payload: bytes) -> None:
         """Act on one message. Raises BadPayload, which ends the session without a PUBACK."""
-        raise NotImplementedError
 
     def _send(self, raw: bytes) -> None:
         if self.host.fault is not Fault.BLACK_HOLE:
