@@ -1,41 +1,57 @@
 """CPU and wall time of one GET, a list of ten and an association: ours, dlms-cosem, gurux_dlms.
 
-Each peer runs in a process of its own against the same simulated meter in another process, so the CPU time is
-the client's alone. Values are decoded by every peer. `python benchmarks/client.py`
+Each peer runs in a process of its own against an equal simulated meter in yet another process, so the CPU time is
+the client's alone. Values are decoded by every peer. The peers take turns of a few hundred operations (ours, a peer,
+ours, the next peer, ...), so that a machine that is slow for a second is slow for both sides of a ratio; the ratio is
+the median over all such pairs, beside that of the best rounds. `python benchmarks/client.py` takes about 5 minutes.
 """
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
-import subprocess
+import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-from report import arguments, keep, machine, show  # noqa: E402
+from meters import MeterProcess  # noqa: E402
+from report import Bars, arguments, keep, machine, plot, show  # noqa: E402
 
+from dlms_connector.simulator.fleet import FleetSettings  # noqa: E402
+from dlms_connector.simulator.meter import MeterSettings  # noqa: E402
 from tests.support.simulated import (  # noqa: E402
     AUTHENTICATION_KEYS,
     CLIENT_TITLE,
     ENCRYPTION_KEYS,
     SERIAL,
     clients,
-    one_meter,
+    line_settings,
     secured_client,
 )
 
 CODES = ("32", "52", "72", "31", "51", "71", "14", "1", "3", "9")  # value group C of 1-0:C.7.0
 OPERATIONS = ("get", "list10", "association")
 PEERS = ("ours", "dlms-cosem", "dlms-cosem shipped", "gurux")
-COUNTS = {"get": 3000, "list10": 3000, "association": 300}
+COUNTS = {"get": 300, "list10": 300, "association": 30}
+"""Operations of one turn; the slow peers do a tenth of it, at least `_FEWEST`."""
+_FEWEST = {"get": 30, "list10": 30, "association": 5}
+_SLOW = ("gurux", "dlms-cosem shipped")
+_TURN_S = 120.0
+
+
+Turn = tuple[float, float]
+"""CPU and wall microseconds an operation."""
+Pair = tuple[Turn, Turn]
+"""Ours and a peer's, one right after the other."""
 
 
 class Peer:
@@ -103,7 +119,7 @@ class Stock(Peer):
 
     def __init__(self, port: int, framing: str, ciphered: bool, silenced: bool) -> None:
         if silenced:
-            _silence_dlms_cosem()
+            silence_dlms_cosem()
         from dlms_cosem import cosem, enumerations
         from dlms_cosem.client import DlmsClient
         from dlms_cosem.io import BlockingTcpIO, HdlcTransport, TcpTransport
@@ -158,7 +174,7 @@ class Stock(Peer):
         self._counter = self._client.client_invocation_counter + 1
 
 
-def _silence_dlms_cosem() -> None:
+def silence_dlms_cosem() -> None:
     class Quiet:
         def __getattr__(self, _: str) -> Callable[..., None]:
             return lambda *_, **__: None
@@ -220,162 +236,194 @@ def make_peer(name: str, port: int, framing: str, ciphered: bool) -> Peer:
     return Stock(port, framing, ciphered, silenced=name == "dlms-cosem")
 
 
-def measure(peer: Peer, operation: str, count: int) -> tuple[float, float]:
-    """CPU and wall microseconds per operation."""
+def take_turn(peer: Peer, operation: str, count: int) -> Turn:
+    """CPU and wall microseconds per operation; the peer is open before and after."""
 
     def association() -> None:
         peer.open()
         peer.close()
 
     if operation == "association":
+        peer.close()
         work: Callable[[], Any] = association
     else:
-        peer.open()
         work = peer.get if operation == "get" else peer.list10
         assert len(work()) == (1 if operation == "get" else 10)
-    for _ in range(count // 10):
-        work()
+    work()
     cpu, wall = time.process_time(), time.perf_counter()
     for _ in range(count):
         work()
     cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
-    if operation != "association":
-        peer.close()
+    if operation == "association":
+        peer.open()
     return cpu / count * 1e6, wall / count * 1e6
 
 
-def worker(name: str, port: int, framing: str, ciphered: bool, scale: float, result: str) -> None:
-    peer = make_peer(name, port, framing, ciphered)
-    figures = {}
-    for operation in OPERATIONS:
-        count = max(
-            20, int(COUNTS[operation] * scale / (10 if name in ("gurux", "dlms-cosem shipped") else 1))
+def _work(pipe: Connection, name: str, port: int, framing: str, ciphered: bool) -> None:
+    """The peer's process: a turn for each (operation, count) that comes, until None."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)  # dlms-cosem as shipped logs to the output
+    os.dup2(nowhere, 2)
+    try:
+        peer = make_peer(name, port, framing, ciphered)
+        peer.open()
+        pipe.send(None)
+        while (order := pipe.recv()) is not None:
+            pipe.send(take_turn(peer, *order))
+        peer.close()
+    except Exception as error:  # noqa: BLE001 (whatever a peer fails with is why it cannot)
+        pipe.send(f"{type(error).__name__}: {error}"[:200])
+
+
+class CannotError(Exception):
+    """The peer cannot do it."""
+
+
+class Player:
+    """A peer in its process, with a meter of its own in another."""
+
+    def __init__(self, pipe: Connection, name: str) -> None:
+        self._pipe = pipe
+        self._name = name
+        self.answer()  # it is open
+
+    def turn(self, operation: str, scale: float) -> Turn:
+        """One turn: CPU and wall microseconds an operation. Raises CannotError."""
+        share = scale / (10 if self._name in _SLOW else 1)
+        self._pipe.send((operation, max(_FEWEST[operation], int(COUNTS[operation] * share))))
+        cpu_us, wall_us = self.answer()
+        return cpu_us, wall_us
+
+    def answer(self) -> Any:
+        if not self._pipe.poll(_TURN_S):
+            raise CannotError("no answer")
+        try:
+            answer = self._pipe.recv()
+        except EOFError as error:
+            raise CannotError("its process ended") from error
+        if isinstance(answer, str):
+            raise CannotError(answer)
+        return answer
+
+
+@contextmanager
+def playing(name: str, framing: str, ciphered: bool) -> Iterator[Player]:
+    """A peer that is associated with its meter. Raises CannotError."""
+    meter = MeterSettings(SERIAL, clients=clients(secured_client(5, 0x30)))
+    context = multiprocessing.get_context("spawn")
+    with MeterProcess(FleetSettings((line_settings(framing, meter),))) as meters:
+        pipe, theirs = context.Pipe()
+        port = meters.ports[SERIAL]
+        process = context.Process(target=_work, args=(theirs, name, port, framing, ciphered), daemon=True)
+        process.start()
+        theirs.close()
+        try:
+            yield Player(pipe, name)
+        finally:
+            try:
+                pipe.send(None)
+            except OSError:
+                pass  # it is gone already
+            process.join(5)
+            if process.is_alive():
+                process.kill()
+
+
+def compare(framing: str, ciphered: bool, rounds: int, scale: float) -> list[dict[str, Any]]:
+    """All operations on one kind of link: a row for each operation and peer."""
+    rows = []
+    with ExitStack() as stack:
+        ours = stack.enter_context(playing(PEERS[0], framing, ciphered))
+        others: dict[str, Player] = {}
+        cannot: dict[str, str] = {}
+        for name in PEERS[1:]:
+            try:
+                others[name] = stack.enter_context(playing(name, framing, ciphered))
+            except CannotError as error:
+                cannot[name] = str(error)
+        for operation in OPERATIONS:
+            pairs: dict[str, list[Pair]] = {}
+            for _ in range(rounds):
+                for name, player in others.items():
+                    if name in cannot:
+                        continue
+                    try:
+                        pair = ours.turn(operation, scale), player.turn(operation, scale)
+                    except CannotError as error:
+                        cannot[name] = str(error)
+                        continue
+                    pairs.setdefault(name, []).append(pair)
+            kind = {
+                "operation": operation,
+                "link": framing,
+                "security": "auth+enc" if ciphered else "plain",
+            }
+            rows += table_rows(kind, pairs, cannot)
+    return rows
+
+
+def table_rows(
+    kind: dict[str, Any],
+    pairs: dict[str, list[Pair]],
+    cannot: dict[str, str],
+) -> list[dict[str, Any]]:
+    """Ours against each peer: the fastest turn, the median of all, and both ratios."""
+    all_ours = [ours for turns in pairs.values() for ours, _ in turns]
+    rows = [{**kind, "peer": PEERS[0], **_times(all_ours), "ours_to_peer": 1.0, "ours_to_peer_best": 1.0}]
+    for name in PEERS[1:]:
+        if name in cannot or name not in pairs:
+            rows.append({**kind, "peer": name, "cannot": cannot.get(name, "no turn")})
+            continue
+        turns = pairs[name]
+        best = min(ours[0] for ours, _ in turns) / min(peer[0] for _, peer in turns)
+        rows.append(
+            {
+                **kind,
+                "peer": name,
+                **_times([peer for _, peer in turns]),
+                "ours_to_peer": round(statistics.median(ours[0] / peer[0] for ours, peer in turns), 3),
+                "ours_to_peer_best": round(best, 3),
+            }
         )
-        figures[operation] = measure(peer, operation, count)
-    Path(result).write_text(json.dumps(figures))
+    return rows
 
 
-def serve(framing: str, ready: Any, stop: Any) -> None:
-    with one_meter(framing, clients=clients(secured_client(5, 0x30))) as fleet:
-        ready.put(fleet.port(SERIAL))
-        stop.wait()
-
-
-def run(framing: str, ciphered: bool, name: str, scale: float) -> dict[str, tuple[float, float]] | None:
-    """One peer against a fresh meter; None when the peer cannot do it."""
-    ready, stop = multiprocessing.Queue(), multiprocessing.Event()
-    server = multiprocessing.Process(target=serve, args=(framing, ready, stop), daemon=True)
-    server.start()
-    port = ready.get(timeout=20)
-    with tempfile.TemporaryDirectory() as folder:
-        result = Path(folder) / "result.json"
-        words = [
-            sys.executable,
-            __file__,
-            "--worker",
-            name,
-            str(port),
-            framing,
-            str(int(ciphered)),
-            str(scale),
-            str(result),
-        ]
-        done = subprocess.run(
-            words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, timeout=600, check=False
-        )
-        stop.set()
-        server.join(10)
-        if done.returncode or not result.exists():
-            sys.stderr.write(f"{name} {framing} ciphered={ciphered}: {done.stderr.decode()[-400:]}\n")
-            return None
-        figures: dict[str, tuple[float, float]] = json.loads(result.read_text())
-        return figures
+def _times(turns: list[Turn]) -> dict[str, float]:
+    return {
+        "cpu_us": round(min(cpu for cpu, _ in turns), 1),
+        "cpu_median_us": round(statistics.median(cpu for cpu, _ in turns), 1),
+        "wall_us": round(min(wall for _, wall in turns), 1),
+    }
 
 
 def main() -> None:
     parser = arguments(__doc__.splitlines()[0])
-    parser.add_argument("--scale", type=float, default=1.0, help="share of the usual number of operations")
-    parser.add_argument(
-        "--rounds", type=int, default=3, help="the best round counts: the machine may be busy"
-    )
+    parser.add_argument("--scale", type=float, default=1.0, help="share of the usual operations of a turn")
+    parser.add_argument("--rounds", type=int, default=20, help="turns of each peer for each operation")
     options = parser.parse_args()
     where = machine()
     rows: list[dict[str, Any]] = []
     for ciphered in (False, True):
         for framing in ("wrapper", "hdlc"):
-            best: dict[str, dict[str, tuple[float, float]]] = {}
-            for name in PEERS:
-                rounds = [run(framing, ciphered, name, options.scale) for _ in range(options.rounds)]
-                done = [figures for figures in rounds if figures]
-                if done:
-                    best[name] = {
-                        op: min((figures[op] for figures in done), key=lambda pair: pair[0])
-                        for op in OPERATIONS
-                    }
-            rows += table_rows(best, framing, ciphered)
-    show("CPU and wall time per operation, microseconds; ratio: ours / peer", rows)
-    print(keep("client", rows, where))
-    plot(rows)
-
-
-def table_rows(best: dict[str, Any], framing: str, ciphered: bool) -> list[dict[str, Any]]:
-    rows = []
-    for operation in OPERATIONS:
-        ours = best["ours"][operation][0]
-        for name, figures in best.items():
-            cpu, wall = figures[operation]
-            rows.append(
-                {
-                    "operation": operation,
-                    "link": framing,
-                    "security": "auth+enc" if ciphered else "plain",
-                    "peer": name,
-                    "cpu_us": round(cpu, 1),
-                    "wall_us": round(wall, 1),
-                    "ours_to_peer": round(ours / cpu, 3),
-                }
-            )
-    return rows
-
-
-def plot(rows: list[dict[str, Any]]) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-    from report import RESULTS
-
-    groups = list(dict.fromkeys((row["operation"], row["link"], row["security"]) for row in rows))
-    figure, axes = pyplot.subplots(figsize=(12, 5))
-    for index, name in enumerate(PEERS):
-        heights = [
-            next(
-                (
-                    r["cpu_us"]
-                    for r in rows
-                    if (r["operation"], r["link"], r["security"], r["peer"]) == (*g, name)
-                ),
-                0,
-            )
-            for g in groups
-        ]
-        axes.bar([position + index * 0.2 for position in range(len(groups))], heights, 0.2, label=name)
-    axes.set_yscale("log")
-    axes.set_ylabel("CPU microseconds")
-    axes.set_xticks(
-        [position + 0.3 for position in range(len(groups))],
-        ["\n".join(group) for group in groups],
-        fontsize=7,
+            rows += compare(framing, ciphered, options.rounds, options.scale)
+            print(f"{framing}, {'auth+enc' if ciphered else 'plain'}: done", flush=True)
+    show(
+        "CPU and wall time per operation, microseconds; ratio: ours / peer, median of pairs and of best", rows
     )
-    axes.legend()
-    figure.tight_layout()
-    figure.savefig(RESULTS / "client.png", dpi=100)
+    print(keep("client", rows, where))
+    draw(rows)
+
+
+def draw(rows: list[dict[str, Any]]) -> None:
+    groups = list(dict.fromkeys((row["operation"], row["link"], row["security"]) for row in rows))
+    cpu_us = {
+        (row["operation"], row["link"], row["security"], row["peer"]): row.get("cpu_median_us")
+        for row in rows
+    }
+    labels = ["\n".join(group) for group in groups]
+    series = {name: [cpu_us.get((*group, name)) for group in groups] for name in PEERS}
+    plot("client", Bars("CPU microseconds, median", labels, series, logarithmic=True))
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--worker"]:
-        worker(
-            sys.argv[2], int(sys.argv[3]), sys.argv[4], sys.argv[5] == "1", float(sys.argv[6]), sys.argv[7]
-        )
-    else:
-        main()
+    main()

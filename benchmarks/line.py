@@ -1,14 +1,12 @@
 """32 meters on one simulated 9600-baud line: registers a second against what the wire could carry.
 
 The line is kept saturated (every meter is due all the time), so its use is what the turns, addresses and lists leave.
-`python benchmarks/line.py`
+`python benchmarks/line.py` takes a minute and a half.
 """
 
 from __future__ import annotations
 
 import sys
-import tempfile
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -16,57 +14,18 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-from report import arguments, keep, machine, show  # noqa: E402
+from pollers import BITS_A_BYTE, TIMESERIES, CountingUplink, Pollers, until  # noqa: E402
+from report import Bars, arguments, keep, machine, plot, show  # noqa: E402
 
-from dlms_connector.config.loader import load_document  # noqa: E402
-from dlms_connector.link.stream import Interrupt  # noqa: E402
-from dlms_connector.meter.links import Lines, make_channel  # noqa: E402
-from dlms_connector.meter.session import MeterSession  # noqa: E402
-from dlms_connector.poller import DevicePoller  # noqa: E402
 from dlms_connector.simulator.fleet import HDLC, FleetSettings, LineSettings, SimulatedFleet  # noqa: E402
 from dlms_connector.simulator.meter import MeterSettings  # noqa: E402
-from dlms_connector.state import StateStore  # noqa: E402
-from dlms_connector.surroundings import Surroundings  # noqa: E402
 
-BITS_A_BYTE = 10  # 8N1
-CODES = (32, 52, 72, 31, 51, 71, 14, 1, 3, 9)
-
-
-class Counter:
-    """An uplink that counts."""
-
-    def __init__(self) -> None:
-        self.values = 0
-        self.by_device: dict[str, int] = {}
-        self._lock = threading.Lock()
-
-    def deliver(self, device: Any, telemetry: Any, attributes: Any) -> bool:
-        with self._lock:
-            self.values += len(telemetry)
-            self.by_device[device.device_name] = self.by_device.get(device.device_name, 0) + len(telemetry)
-        return True
-
-    def deliver_health(self, device: Any, health: Any, *, state_only: bool) -> None: ...
-
-    def is_congested(self) -> bool:
-        return False
-
-
-class Quiet:
-    """A log that nobody reads."""
-
-    def debug(self, msg: str, *args: object) -> None: ...
-
-    info = warning = error = debug
+WANTED_SHARE = 0.85
 
 
 def document(count: int, port: int) -> dict[str, Any]:
     return {
-        "defaults": {
-            "pollPeriod": 1000,
-            "timeout": 60_000,
-            "timeseries": [{"key": f"r{code}", "obis": f"1-0:{code}.7.0"} for code in CODES],
-        },
+        "defaults": {"pollPeriod": 1000, "timeout": 60_000, "timeseries": list(TIMESERIES)},
         "devices": [
             {
                 "deviceName": f"m{index}",
@@ -82,38 +41,17 @@ def document(count: int, port: int) -> dict[str, Any]:
 
 def measure(count: int, baud: int, seconds: float) -> dict[str, Any]:
     meters = tuple(MeterSettings(f"{index:08d}", physical_address=17 + index) for index in range(count))
-    uplink = Counter()
+    uplink = CountingUplink()
     with SimulatedFleet(FleetSettings((LineSettings(meters, framing=HDLC, baud=baud),))) as fleet:
         serial = fleet.serials[0]
-        configuration = load_document(document(count, fleet.port(serial)))
-        assert not configuration.errors, configuration.errors
-        state = StateStore(Path(tempfile.mkdtemp()) / "state.sqlite")
-        around = Surroundings(uplink=uplink, log=Quiet(), gate=threading.BoundedSemaphore(count))
-        lines, pollers = Lines(), []
-        for device in configuration.devices:
-            line, interrupt = lines.line_for(device.transport), Interrupt()
-
-            def channel(
-                client: int, device: Any = device, line: Any = line, interrupt: Any = interrupt
-            ) -> Any:
-                return make_channel(device, client, line, interrupt)
-
-            session = MeterSession(device, channel, state, on_event=lambda text: None)
-            pollers.append(DevicePoller(device, session, line, around))
-        for poller in pollers:
-            poller.start()
-        while len(uplink.by_device) < count:
-            threading.Event().wait(0.5)
-        before, values, began = fleet.line_counters(serial), uplink.values, time.monotonic()
-        threading.Event().wait(seconds)
-        after, wall = fleet.line_counters(serial), time.monotonic() - began
-        values = uplink.values - values
-        share = min(uplink.by_device.values()) / max(uplink.by_device.values())
-        for poller in pollers:
-            poller.stop()
-            poller.interrupt()
-        for poller in pollers:
-            poller.thread.join(10)
+        with Pollers(document(count, fleet.port(serial)), uplink):
+            until(lambda: len(uplink.by_device) == count, 60 + count * 9600 / baud, "the first poll of all")
+            first = dict(uplink.by_device)
+            before, values, began = fleet.line_counters(serial), uplink.values, time.monotonic()
+            time.sleep(seconds)
+            after, wall = fleet.line_counters(serial), time.monotonic() - began
+            values = uplink.values - values
+            each = [uplink.by_device[name] - first[name] for name in first]
     carried = after.bytes_received + after.bytes_sent - before.bytes_received - before.bytes_sent
     return {
         "meters": count,
@@ -121,7 +59,7 @@ def measure(count: int, baud: int, seconds: float) -> dict[str, Any]:
         "registers_per_s": round(values / wall, 1),
         "bytes_per_register": round(carried / max(values, 1), 1),
         "share_of_the_wire": round(carried * BITS_A_BYTE / baud / wall, 3),
-        "fairness_min_to_max": round(share, 2),
+        "fairness_min_to_max": round(min(each) / max(*each, 1), 2),
     }
 
 
@@ -135,6 +73,14 @@ def main() -> None:
     rows = [measure(options.meters, options.baud, options.seconds)]
     show("One line, saturated", rows)
     print(keep("line", rows, where))
+    labels = [f"{row['meters']} meters, {row['baud']} baud" for row in rows]
+    plot(
+        "line",
+        Bars(
+            "share of the wire", labels, {"": [row["share_of_the_wire"] for row in rows]}, wanted=WANTED_SHARE
+        ),
+        Bars("registers a second", labels, {"": [row["registers_per_s"] for row in rows]}),
+    )
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-from report import arguments, keep, machine, show  # noqa: E402
+from report import Bars, arguments, keep, machine, plot, show  # noqa: E402
 
 from dlms_connector.simulator.fleet import FleetSettings, SimulatedFleet  # noqa: E402
 from dlms_connector.simulator.gateway_process import Connector, GatewayProcess  # noqa: E402
@@ -217,7 +217,17 @@ def main() -> None:
         show("Killed while reading load profiles", [killed])
         rows = outages(Path(folder), meters=chosen.meters, period_ms=500, quick=chosen.quick)
     show("Readings lost in outages", rows)
-    keep("outages", [killed, *rows], where)
+    print(keep("outages", [killed, *rows], where))
+    labels = [row["outage"].replace(" ", "\n", 1) for row in rows]
+    plot(
+        "outages",
+        Bars(
+            "readings",
+            labels,
+            {"read at the meters": [row["polls"] for row in rows], "stored": [row["stored"] for row in rows]},
+        ),
+        Bars("seconds until all is stored", labels, {"": [row["drained after s"] for row in rows]}),
+    )
     lost = sum(row["lost"] for row in rows) + killed["holes"] + killed["wrong rows"]
     sys.exit(1 if lost else 0)
 

@@ -1,11 +1,10 @@
 """Time to the first telemetry of all meters, close() and reconfiguration at a thousand meters, in the real gateway.
 
-`python benchmarks/start_stop.py`
+`python benchmarks/start_stop.py` takes about a minute and a half.
 """
 
 from __future__ import annotations
 
-import multiprocessing
 import re
 import sys
 import tempfile
@@ -17,11 +16,10 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-from fleet import allow_descriptors, configuration, serve  # noqa: E402
-from report import arguments, keep, machine, show  # noqa: E402
+from report import Bars, arguments, keep, machine, plot, show  # noqa: E402
+from whole_gateway import CONNECTOR, Meters, configuration, counting_stand_in, up  # noqa: E402
 
 from dlms_connector.simulator.gateway_process import GatewayProcess, sqlite_storage  # noqa: E402
-from dlms_connector.simulator.thingsboard import ThingsBoardStandIn  # noqa: E402
 from tests.support.thingsboard_ui import GatewayPage  # noqa: E402
 
 _STAMP = re.compile(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3})", re.MULTILINE)
@@ -36,34 +34,28 @@ def moment_of(log: str, words: str, occurrence: int) -> float:
 
 
 def measure(count: int, period_s: float) -> dict[str, Any]:
-    allow_descriptors(count * 4 + 2000)
-    ready, stop = multiprocessing.Queue(), multiprocessing.Event()
-    meters = multiprocessing.Process(target=serve, args=(count, 0.0, ready, stop), daemon=True)
-    meters.start()
-    serials = ready.get(timeout=60)
-    with tempfile.TemporaryDirectory() as folder, ThingsBoardStandIn(keep_last=2) as server:
+    server, store = counting_stand_in()
+    with Meters(count) as meters, tempfile.TemporaryDirectory() as folder, server:
         gateway = GatewayProcess(
             Path(folder) / "g", server.port, storage=sqlite_storage(), remote_configuration=True
         )
         with gateway:
             assert gateway.wait_for_log("Gateway started.", 60)
             page = GatewayPage(server)
-            document = configuration(serials, period_s)
+            document = configuration(meters.ports, period_s)
             began = time.monotonic()
-            page.save("DLMS", document)
-            assert server.wait_for(lambda: len(server.store.devices) >= count, 300)
+            page.save(CONNECTOR, document)
+            assert gateway.wait_for(lambda: up(server, store) >= count, 300)
             first_s = time.monotonic() - began
-            server.wait_for(lambda: False, 2 * period_s)
+            time.sleep(2 * period_s)
             document["defaults"]["pollPeriod"] += 1000
             pushed = time.time()
-            page.save("DLMS", document)
+            page.save(CONNECTOR, document)
             # the log level INFO tells "closed" when the old pollers have ended, "polling" when the new ones run
             assert gateway.wait_for(lambda: gateway.log_text().count("DLMS: polling ") >= 2, 120)
             log = gateway.log_text()
             closed, polling = moment_of(log, "DLMS: closed", 0), moment_of(log, "DLMS: polling ", 1)
         final = gateway.log_text()
-    stop.set()
-    meters.join(20)
     took = re.findall(r"DLMS: closed \(([\d.]+) s\)", final)
     return {
         "meters": count,
@@ -83,6 +75,14 @@ def main() -> None:
     rows = [measure(options.meters, options.period)]
     show("Start, reconfiguration and stop, real gateway, sqlite", rows)
     print(keep("start_stop", rows, where))
+    row = rows[0]
+    moments = {
+        "first telemetry\nof all": row["first_telemetry_of_all_s"],
+        "close()": row["close_s"],
+        "close()\nat exit": row["close_at_exit_s"],
+        "push to\nnew pollers": row["push_to_new_pollers_s"],
+    }
+    plot("start_stop", Bars(f"seconds, {row['meters']} meters", list(moments), {"": list(moments.values())}))
 
 
 if __name__ == "__main__":
