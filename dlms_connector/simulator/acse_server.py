@@ -124,12 +124,16 @@ def encode_aare(
     server_title: bytes = b"",
     mechanism: int = 0,
     challenge: bytes = b"",
+    by_provider: bool = False,
 ) -> bytes:
-    """An AARE; `mechanism` and `challenge` belong to the second pass of HLS."""
+    """An AARE; `mechanism` and `challenge` belong to the second pass of HLS.
+
+    `by_provider`: the diagnostic is acse-service-provider's, not acse-service-user's.
+    """
     parts = [
         tlv(0xA1, tlv(0x06, _OBJECT_IDENTIFIER_ARC + bytes((1, context)))),
         tlv(0xA2, bytes((2, 1, result))),
-        tlv(0xA3, tlv(0xA1, bytes((2, 1, diagnostic)))),
+        tlv(0xA3, tlv(0xA2 if by_provider else 0xA1, bytes((2, 1, diagnostic)))),
     ]
     if server_title:
         parts.append(tlv(0xA4, tlv(0x04, server_title)))

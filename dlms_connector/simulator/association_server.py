@@ -31,6 +31,8 @@ _MIN_PDU_BYTES = 12
 _LLS = 1
 _UNLIMITED_PDU_BYTES = 0xFFFF
 _SERVICE_ANSWERS = {0xC0: 0xC4, 0xC1: 0xC5, 0xC3: 0xC7}
+_CONFIRMED_ERRORS = {0x60: 1, 0xC0: 5, 0xC1: 6}  # initiateError, read, write
+_REFUSALS = (FaultKind.AARE_REFUSAL, FaultKind.AARE_PROVIDER_REFUSAL)
 
 
 class State(Enum):
@@ -42,11 +44,19 @@ class State(Enum):
 class _Rejected(Exception):
     """The AARE's result, diagnostic and user-information."""
 
-    def __init__(self, diagnostic: int, result: int = acse.REJECTED_PERMANENT, error: bytes = b"") -> None:
+    def __init__(
+        self,
+        diagnostic: int,
+        result: int = acse.REJECTED_PERMANENT,
+        error: bytes = b"",
+        *,
+        by_provider: bool = False,
+    ) -> None:
         super().__init__(f"result {result}, diagnostic {diagnostic}")
         self.result = result
         self.diagnostic = diagnostic
         self.error = error
+        self.by_provider = by_provider
 
 
 class ServerAssociation:
@@ -73,6 +83,9 @@ class ServerAssociation:
         faults = self.device.faults
         if apdu[0] in (0x60, 0x62):
             fault = faults.take(stage_of(apdu)) if faults else None
+            spoilt = spoil(apdu, fault)
+            if spoilt is not None:
+                return spoilt, fault
             return (self._associate(apdu, fault) if apdu[0] == 0x60 else self._release()), fault
         if self.state is State.IDLE or self.services is None:
             return NOT_ALLOWED, None
@@ -127,14 +140,18 @@ class ServerAssociation:
         try:
             request = acse.decode_aarq(apdu)
             context = request.context if request.context > 0 else acse.LN_PLAIN
-            if fault is not None and fault.kind is FaultKind.AARE_REFUSAL:
-                raise _Rejected(fault.code)
+            if fault is not None and fault.kind in _REFUSALS:
+                raise _Rejected(fault.code, by_provider=fault.kind is FaultKind.AARE_PROVIDER_REFUSAL)
             answer = self._accept(request)
         except _Rejected as rejection:
             self.device.counters.associations_refused += 1
             self._end(cleanly=True)
             return acse.encode_aare(
-                context, rejection.result, rejection.diagnostic, user_information=rejection.error
+                context,
+                rejection.result,
+                rejection.diagnostic,
+                user_information=rejection.error,
+                by_provider=rejection.by_provider,
             )
         except DecodeError:
             self._end(cleanly=True)
@@ -257,8 +274,8 @@ def spoil(request: bytes, fault: Fault | None) -> bytes | None:
     if fault.kind is FaultKind.EXCEPTION:
         return bytes((0xD8, 1, fault.code or 1))
     if fault.kind is FaultKind.SERVICE_ERROR:
-        return bytes((0x0E, {0xC0: 5, 0xC1: 6}.get(request[0], 5), 1, fault.code))
-    if fault.kind is not FaultKind.ACCESS_ERROR:
+        return bytes((0x0E, _CONFIRMED_ERRORS.get(request[0], 5), 1, fault.code))
+    if fault.kind is not FaultKind.ACCESS_ERROR or request[0] in (0x60, 0x62):
         return None
     head = bytes((_SERVICE_ANSWERS.get(request[0], 0xC4), request[1], request[2]))
     if request[:2] == b"\xc0\x03":

@@ -44,6 +44,7 @@ class FaultKind(str, Enum):
     SERVICE_ERROR = "service error"  # confirmedServiceError
     ACCESS_ERROR = "access error"  # data-access-result or action-result `code` for every object asked for
     AARE_REFUSAL = "aare refusal"  # rejected for good, acse-service-user diagnostic `code`
+    AARE_PROVIDER_REFUSAL = "aare provider refusal"  # the same, acse-service-provider diagnostic
 
 
 @dataclass

@@ -102,6 +102,12 @@ class HdlcLineConnection(LineConnection):
         if raw:
             self.answer(device, raw, _wire_bytes(frame), fault)
 
+    def push(self, device: LogicalDevice, apdu: bytes) -> None:
+        destination, source = self._last_stations
+        session = self._sessions.get((destination, source))
+        if session is not None and session.connection.is_connected:
+            self._write(device, session.connection.send(apdu))
+
     def notification(self, device: LogicalDevice) -> bytes:
         server, client = self._last_stations
         return encode_frame(client, server, ctl.UI, b"\xe6\xe7\x00" + NOTIFICATION)

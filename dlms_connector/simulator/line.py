@@ -105,6 +105,7 @@ class LineConnection(asyncio.Protocol, ABC):
         self.line = line
         self._idle_timers: dict[LogicalDevice, asyncio.TimerHandle] = {}
         self._is_mute = False
+        self.last_written: tuple[LogicalDevice, bytes] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)  # noqa: S101 - a TCP server gives nothing else
@@ -213,7 +214,24 @@ class LineConnection(asyncio.Protocol, ABC):
         if device.is_powered and not self._is_mute and not self.stream.is_closing():
             device.counters.bytes_sent += len(raw)
             self.line.counters.bytes_sent += len(raw)
+            self.last_written = device, raw
             self.stream.write(raw)
+
+    def say_again(self, kind: FaultKind | None = None, pause_s: float | None = None) -> None:
+        """Send the last answer once more, unasked: spoilt by a fault of the line, or byte by byte."""
+        if self.last_written is None:
+            return
+        device, raw = self.last_written
+        spoilt = self.spoil(raw, kind) if kind is not None else raw
+        if pause_s is None:
+            self._write(device, spoilt)
+            return
+        for index in range(len(spoilt)):
+            self._later(pause_s * index, device, spoilt[index : index + 1])
+
+    @abstractmethod
+    def push(self, device: LogicalDevice, apdu: bytes) -> None:
+        """Send an APDU that nobody asked for to the client that spoke last."""
 
     def _spoilt(self, device: LogicalDevice, raw: bytes, fault: Fault, delay_s: float) -> None:
         kind = fault.kind

@@ -110,6 +110,8 @@ class MeterSettings:
     profile_period_s: int = 900
     profile_null_timestamps: bool = False
     profile_null_column_every: int = 0
+    profile_newest_first: bool = False  # sort_method LIFO
+    profile_gap: range = range(0)  # seconds since the epoch; without power, nothing was captured
     initial_client_counter: int = 0
 
 

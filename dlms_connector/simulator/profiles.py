@@ -91,13 +91,17 @@ class ProfileKind:
     def rows_of(self, meter: LogicalDevice) -> int:
         return meter.settings.profile_rows if self.rows is None else self.rows
 
-    def moments(self, meter: LogicalDevice) -> range:
-        """Capture times of all rows, oldest first, seconds since the epoch."""
+    def moments(self, meter: LogicalDevice) -> Sequence[int]:
+        """Capture times of all rows in the order of their entries, seconds since the epoch."""
         period_s = self.period_of(meter)
         newest_s = int(meter.now_s()) // period_s * period_s
         oldest_s = newest_s - (self.rows_of(meter) - 1) * period_s
         first_s = -(-max(oldest_s, meter.controls.profile_start_s) // period_s) * period_s
-        return range(first_s, newest_s + 1, period_s)
+        moments: Sequence[int] = range(first_s, newest_s + 1, period_s)
+        gap = meter.settings.profile_gap
+        if gap:
+            moments = [at_s for at_s in moments if at_s not in gap]
+        return moments[::-1] if meter.settings.profile_newest_first else moments
 
 
 KINDS = (
@@ -136,7 +140,7 @@ def _profile(kind: ProfileKind) -> CosemObject[LogicalDevice]:
             2: lambda meter: encode_rows(kind, meter, kind.moments(meter), kind.columns),
             3: encode(array([column.capture_object() for column in kind.columns])),
             4: number(lambda meter: 0 if kind.is_log else kind.period_of(meter)),
-            5: encode(TypedValue(DataType.ENUM, 1)),
+            5: lambda meter: bytes((DataType.ENUM, 2 if meter.settings.profile_newest_first else 1)),
             6: encode(_TIME.capture_object()),
             7: number(lambda meter: len(kind.moments(meter))),
             8: number(kind.rows_of),

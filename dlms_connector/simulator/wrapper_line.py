@@ -11,6 +11,11 @@ _WRAPPER_VERSION = b"\x00\x01"
 _WRAPPER_HEADER_BYTES = 8
 
 
+def _message(port: int, client: int, apdu: bytes) -> bytes:
+    stations = bytes((port >> 8, port & 0xFF, client >> 8, client & 0xFF))
+    return _WRAPPER_VERSION + stations + len(apdu).to_bytes(2, "big") + apdu
+
+
 class WrapperConnection(LineConnection):
     """TCP with the DLMS wrapper (Green Book clause 7.3.3): version, source and destination port, length."""
 
@@ -18,6 +23,7 @@ class WrapperConnection(LineConnection):
         super().__init__(line)
         self._buffer = bytearray()
         self._associations: dict[tuple[int, int], ServerAssociation] = {}
+        self._last_client = 0
 
     def feed(self, data: bytes) -> None:
         buffer = self._buffer
@@ -39,6 +45,7 @@ class WrapperConnection(LineConnection):
         if device is None:
             self.line.counters.unanswered += 1
             return
+        self._last_client = client
         association = self._associations.get((port, client))
         if association is None:
             association = self._associations[port, client] = ServerAssociation(device, client)
@@ -47,11 +54,12 @@ class WrapperConnection(LineConnection):
         def process() -> None:
             reply, fault = association.handle(apdu)
             if reply is not None:
-                header = _WRAPPER_VERSION + bytes((port >> 8, port & 0xFF, client >> 8, client & 0xFF))
-                raw = header + len(reply).to_bytes(2, "big") + reply
-                self.answer(device, raw, request_bytes, fault)
+                self.answer(device, _message(port, client, reply), request_bytes, fault)
 
         self.request(device, request_bytes, process)
+
+    def push(self, device: LogicalDevice, apdu: bytes) -> None:
+        self._write(device, _message(device.settings.logical_address, self._last_client, apdu))
 
     def notification(self, device: LogicalDevice) -> bytes:
         ports = device.settings.logical_address.to_bytes(2, "big") + b"\x00\x01"
