@@ -11,18 +11,21 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 
 from dlms_connector.config.reading import ProfileSettings
 from dlms_connector.config.settings import DeviceSettings
 from dlms_connector.cosem.services import AttributeRef
 from dlms_connector.cosem.units import unit_text
 from dlms_connector.cosem.values import Value
-from dlms_connector.errors import DlmsConnectorError, LinkError, ObjectError, ServiceRefused
+from dlms_connector.errors import DlmsConnectorError, Layer, LinkError, ObjectError, ServiceRefused
 from dlms_connector.meter.plan import scaler_ref
+from dlms_connector.meter.profile_entries import EntryAccess
 from dlms_connector.meter.profile_rows import (
+    PROFILE_CLASS,
     Layout,
     Row,
-    entry_selection,
+    is_of_another_layout,
     parse_capture_objects,
     range_selection,
     row_readings,
@@ -36,11 +39,11 @@ from dlms_connector.state import StateStore
 
 _FACT_CURSOR = "cursor"
 _FACT_ACCESS = "profile access"
-_PROFILE_CLASS = 7
 _EVENTS_PERIOD_S = 300.0
 _RETRY_S = 60.0
 _SETTLE_S = 10.0  # from the hand-over to the gateway's disk; it takes less than one
 _FUTURE_MS = 86_400_000
+_SMALLEST_SLICE_MS = 3_600_000
 _ACCESS_ORDER = ("range", "entry", "whole")
 _PASSING_RESULTS = (1, 2)  # hardware fault, temporary failure: no word on the way of access
 
@@ -70,6 +73,7 @@ class ProfileReader:
         self._state = state
         self._zone = zone_for(device.clock.time_zone)
         self._reversed = device.clock.deviation_sign == "reversed"
+        self._entries = EntryAccess(settings.obis, wall_ms)
         known = state.get_all(device.device_name, _FACT_ACCESS).get(str(settings.obis))
         self._access = settings.access if settings.access != "auto" else known or "range"
 
@@ -78,11 +82,18 @@ class ProfileReader:
         """How rows are asked for now: "range", "entry" or "whole"; the first read may find another way."""
         return self._access
 
+    def seconds_into(self, period_s: float) -> float:
+        """How long ago the meter's local time was a multiple of the period: a day's row is captured at its midnight."""
+        now_s = self._wall_ms() / 1000
+        offset = datetime.fromtimestamp(now_s, self._zone).utcoffset()
+        return (now_s + (offset.total_seconds() if offset else 0.0)) % period_s
+
     def learn(self, session: MeterSession) -> Layout:
         """Read the profile's columns and capture period once.
 
         Raises:
             ObjectError: there is no such profile for this client.
+            DlmsConnectorError: none of its columns is a clock.
         """
         if self.layout is None:
             columns = parse_capture_objects(session.get(self._ref(3)), self.settings.columns)
@@ -95,7 +106,13 @@ class ProfileReader:
                     continue
                 exponent, unit = _scaler(session, ref)
                 scaled.append(replace(column, exponent=exponent, unit=unit))
-            self.layout = Layout(tuple(scaled), period if isinstance(period, int) else 0)
+            layout = Layout(tuple(scaled), period if isinstance(period, int) else 0)
+            if layout.clock_index is None:
+                raise DlmsConnectorError(
+                    f"the profile {self.settings.obis} has no clock among its columns: its rows bear no time",
+                    layer=Layer.DATA,
+                )
+            self.layout = layout
         return self.layout
 
     def rows(self, session: MeterSession, window: Window) -> list[Row]:
@@ -106,15 +123,23 @@ class ProfileReader:
         """
         layout = self.learn(session)
         buffer = self._read(session, window, layout)
-        rows = timed_rows(
-            buffer,
-            layout,
-            self._zone,
-            deviation_reversed=self._reversed,
-            events=self.settings.kind == "events",
-        )
+        if is_of_another_layout(buffer, layout):
+            self.layout = None  # somebody has given the meter other columns to capture
+            layout = self.learn(session)
+        rows = self._timed(buffer, layout)
         inside = [row for row in rows if window.from_ms <= row.ts_ms <= window.to_ms]
         return sorted(inside, key=lambda row: row.ts_ms)
+
+    def _timed(self, buffer: Value, layout: Layout) -> list[Row]:
+        return list(
+            timed_rows(
+                buffer,
+                layout,
+                self._zone,
+                deviation_reversed=self._reversed,
+                events=self.settings.kind == "events",
+            )
+        )
 
     def _read(self, session: MeterSession, window: Window, layout: Layout) -> Value:
         ways = _ACCESS_ORDER[_ACCESS_ORDER.index(self._access) :]
@@ -145,22 +170,17 @@ class ProfileReader:
             )
             return session.get(buffer, selection)
         if way == "entry":
-            return self._read_entries(session, window, layout)
+            return self._entries.read(
+                session,
+                window.from_ms,
+                window.to_ms,
+                period_s=layout.capture_period_s,
+                timed=lambda rows: self._timed(rows, layout),
+            )
         return session.get(buffer)
 
-    def _read_entries(self, session: MeterSession, window: Window, layout: Layout) -> Value:
-        """The newest entries that can reach back to the window, and no more of them than that."""
-        in_use = session.get(self._ref(7))
-        if not isinstance(in_use, int) or in_use <= 0:
-            return []
-        first = 1
-        if layout.capture_period_s > 0:
-            age_ms = max(0, self._wall_ms() - window.from_ms)
-            first = max(1, in_use - age_ms // (layout.capture_period_s * 1000) - 1)
-        return session.get(self._ref(2), entry_selection(first, in_use))
-
     def _ref(self, attribute: int) -> AttributeRef:
-        return AttributeRef(_PROFILE_CLASS, self.settings.obis, attribute)
+        return AttributeRef(PROFILE_CLASS, self.settings.obis, attribute)
 
 
 def _scaler(session: MeterSession, ref: AttributeRef) -> tuple[int, str]:
@@ -195,14 +215,16 @@ class ProfileTask:
         self._name = device.device_name
         self._state = state
         self._deliver = deliver
+        self._slice_ms = self._settings.slice_ms
+        self._refused_s = device.refused_register_period_ms / 1000
         self._clock = clock
         self._wall_ms = wall_ms
         self._due_s = 0.0
         cursor = state.get_all(device.device_name, _FACT_CURSOR).get(str(self._settings.obis))
-        self._cursor_ms: int | None = cursor
+        self._cursor_ms: int | None = cursor if isinstance(cursor, int) else None
         self._handed_over: deque[tuple[float, int]] = deque()
         # Where the next slice begins: behind the cursor by the overlap, once after each start.
-        self._next_ms: int | None = None if cursor is None else cursor - self._settings.overlap_ms
+        self._next_ms = None if self._cursor_ms is None else self._cursor_ms - self._settings.overlap_ms
 
     def due_s(self) -> float:
         """Monotonic seconds from which a slice is wanted."""
@@ -219,16 +241,26 @@ class ProfileTask:
         try:
             self._fill_slice(session)
         except LinkError:
+            # A link that does not hold for so many rows may hold for half of them.
+            smallest_ms = min(self._settings.slice_ms, _SMALLEST_SLICE_MS)
+            self._slice_ms = max(self._slice_ms // 2, smallest_ms)
             raise
-        except DlmsConnectorError:
-            self._due_s = self._clock() + max(_RETRY_S, self._period_s())
+        except DlmsConnectorError as error:
+            pause_s = max(_RETRY_S, self._period_s())
+            if isinstance(error, ObjectError) and not error.transient:
+                pause_s = max(pause_s, self._refused_s)
+            self._due_s = self._clock() + pause_s
             raise
 
     def _fill_slice(self, session: MeterSession) -> None:
         now_ms = self._wall_ms()
-        oldest_ms = now_ms - self._settings.backfill_ms
+        if self._cursor_ms is not None and self._cursor_ms > now_ms:
+            # It was set while this machine's clock was ahead: nobody knows what is behind it.
+            self._cursor_ms = self._next_ms = None
+        self._reader.learn(session)
+        oldest_ms = now_ms - max(self._settings.backfill_ms, int(self._newest_s() * 1000))
         from_ms = oldest_ms if self._next_ms is None else max(self._next_ms, oldest_ms)
-        to_ms = min(from_ms + self._settings.slice_ms, now_ms + _FUTURE_MS)
+        to_ms = min(from_ms + self._slice_ms, now_ms + _FUTURE_MS)
         reaches_now = to_ms >= now_ms
         rows = self._reader.rows(session, Window(from_ms, to_ms))
         layout = self._reader.learn(session)
@@ -237,7 +269,9 @@ class ProfileTask:
             self._due_s = self._clock() + _RETRY_S
             return
         if rows:
-            self._advance(rows[-1].ts_ms)
+            # A meter that was ahead and is set right captures the time up to that row once more.
+            self._advance(min(rows[-1].ts_ms, now_ms))
+        self._slice_ms = min(self._slice_ms * 2, self._settings.slice_ms)
         # An empty or finished slice of the past is done; the newest one is read again from the last row on.
         self._next_ms = to_ms + 1 if not reaches_now else (self._cursor_ms or from_ms - 1) + 1
         self._due_s = self._next_poll_s() if reaches_now else self._clock()
@@ -265,8 +299,13 @@ class ProfileTask:
         layout = self._reader.layout
         return float(layout.capture_period_s) if layout and layout.capture_period_s else _EVENTS_PERIOD_S
 
+    def _newest_s(self) -> float:
+        """How far back a poll looks at least: without any backfill too, new rows are wanted."""
+        layout = self._reader.layout
+        return 2 * max(self._period_s(), layout.capture_period_s if layout else 0)
+
     def _next_poll_s(self) -> float:
         """A little after the next capture, each meter at its own moment."""
         period = self._period_s()
-        into = (self._wall_ms() / 1000) % period
+        into = self._reader.seconds_into(period)
         return self._clock() + period - into + min(period, 60.0) * (0.05 + 0.9 * phase_of(self._name))

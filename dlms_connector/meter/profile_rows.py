@@ -14,6 +14,7 @@ from dlms_connector.errors import DecodeError
 from dlms_connector.meter.reading import Plain, Reading, apply_definition
 from dlms_connector.obis import Obis
 
+PROFILE_CLASS = 7
 CLOCK_CLASS = 8
 CLOCK = AttributeRef(CLOCK_CLASS, Obis(0, 0, 1, 0, 0), 2)
 RANGE, ENTRY = 1, 2
@@ -95,7 +96,10 @@ def _key_for(ref: AttributeRef, wanted: Mapping[str, str | None]) -> str | None:
 def range_selection(
     from_ms: int, to_ms: int, zone: tzinfo, *, deviation_reversed: bool, clock: AttributeRef = CLOCK
 ) -> Selection:
-    """Selective access by range of the clock column, both ends included."""
+    """Selective access by range of the clock column, both ends included.
+
+    The ends are whole seconds, outwards: some meters refuse hundredths, and events of one second stay together.
+    """
     restricting = structure(
         TypedValue(DataType.UINT16, clock.class_id),
         TypedValue(DataType.OCTET_STRING, clock.obis.to_bytes()),
@@ -104,7 +108,7 @@ def range_selection(
     )
     ends = [
         TypedValue(DataType.OCTET_STRING, encode_clock(moment, zone, deviation_reversed=deviation_reversed))
-        for moment in (from_ms, to_ms)
+        for moment in (from_ms // 1000 * 1000, -(-to_ms // 1000) * 1000)
     ]
     return Selection(RANGE, structure(restricting, *ends, array([])))
 
@@ -120,6 +124,13 @@ def entry_selection(first: int, last: int) -> Selection:
             TypedValue(DataType.UINT16, 0),
         ),
     )
+
+
+def is_of_another_layout(buffer: Value, layout: Layout) -> bool:
+    """No row has as many values as the layout has columns: the meter captures something else by now."""
+    if not isinstance(buffer, list) or not buffer:
+        return False
+    return not any(isinstance(row, (tuple, list)) and len(row) == len(layout.columns) for row in buffer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +172,10 @@ def _moment(value: Value, zone: tzinfo, deviation_reversed: bool) -> int | None:
         return None
     try:
         return decode_clock(value).to_epoch_ms(zone, deviation_reversed=deviation_reversed)
-    except DecodeError:
+    except (
+        DecodeError,
+        OverflowError,
+    ):  # the years 1 and 9999 stand for "never" and leave the calendar in some zones
         return None
 
 

@@ -12,10 +12,13 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from dlms_connector.errors import DlmsConnectorError, LinkTimeout
+from dlms_connector.cosem.services import AttributeRef
+from dlms_connector.errors import DlmsConnectorError, LinkError, LinkTimeout, ObjectError
 from dlms_connector.meter.profile import ProfileReader, ProfileTask, Window
+from dlms_connector.meter.profile_rows import CLOCK, Column, Layout, timed_rows
 from dlms_connector.meter.reading import Reading
 from dlms_connector.meter.session import MeterSession
+from dlms_connector.obis import Obis
 from dlms_connector.simulator.faults import Fault, FaultKind, Stage
 from dlms_connector.simulator.fleet import FleetSettings, LineSettings, SimulatedFleet
 from dlms_connector.simulator.meter import MeterSettings, Quirks
@@ -27,7 +30,10 @@ from tests.support.readers import Bench, device_settings
 
 SERIAL = "00000001"
 MADRID = ZoneInfo("Europe/Madrid")
+NOW_S = 1_790_000_200
 QUARTER_S = 900
+PROFILE = Obis(1, 0, 99, 1, 0)
+ROW_BYTES = 50
 COLUMNS = {"1-0:1.8.0": "energy", "1-0:2.8.0": "energy_export"}
 MODEL = {"energy": "active_energy", "energy_export": "active_energy_export"}
 
@@ -176,7 +182,7 @@ def test_a_day_without_link_is_filled_to_the_second(day: str, habit: str, access
 
 
 def test_live_rows_come_one_by_one_after_their_capture() -> None:
-    with scene(1_790_000_200) as at:
+    with scene(NOW_S) as at:
         at.fill()
         before = at.moments()
         for step in range(1, 9):
@@ -191,7 +197,7 @@ def test_live_rows_come_one_by_one_after_their_capture() -> None:
 
 def test_a_profile_longer_than_the_gap_is_not_read_in_full() -> None:
     for access in ("auto", "entry"):
-        with scene(1_790_000_200, profile={"access": access}, profile_rows=3000) as at:
+        with scene(NOW_S, profile={"access": access}, profile_rows=3000) as at:
             at.fill()
             at.time.now_s += 2 * 3600
             before = at.fleet.counters(SERIAL).bytes_sent
@@ -200,15 +206,207 @@ def test_a_profile_longer_than_the_gap_is_not_read_in_full() -> None:
             at.check_values()
 
 
-def test_slices_are_of_a_day_at_most() -> None:
-    with scene(1_790_000_200, profile={"backfill": "7d"}) as at:
-        assert at.fill() in (7, 8)
+@pytest.mark.parametrize("access", ["range", "entry"])
+def test_slices_are_of_a_day_at_most(access: str) -> None:
+    with scene(NOW_S, profile={"backfill": "7d", "access": access}) as at:
+        with at.associated() as session:
+            at.reader.learn(session)
+            for _ in range(8):
+                before = at.fleet.counters(SERIAL).bytes_sent
+                at.task.step(session)
+                assert at.fleet.counters(SERIAL).bytes_sent - before < 110 * ROW_BYTES
+        assert at.task.due_s() > at.time.now_s
         assert len(at.moments()) == 7 * 96
         at.check_values()
 
 
+RECORDS: dict[str, dict[str, Any]] = {
+    "newest entry first": {"profile_newest_first": True},
+    "three days without power": {"profile_gap": range(NOW_S - 5 * 86_400, NOW_S - 2 * 86_400)},
+    "hours without power": {"profile_gap": range(NOW_S - 3 * 3600, NOW_S - 600)},
+    "both": {
+        "profile_newest_first": True,
+        "profile_gap": range(NOW_S - 4 * 86_400, NOW_S - 86_400),
+    },
+}
+
+
+@pytest.mark.parametrize("access", ["range", "entry", "whole"])
+@pytest.mark.parametrize("record", RECORDS)
+def test_records_of_another_order_or_with_gaps_are_read_without_loss(record: str, access: str) -> None:
+    gap = RECORDS[record].get("profile_gap", range(0))
+    with scene(
+        NOW_S, profile={"backfill": "7d", "access": access}, profile_rows=700, **RECORDS[record]
+    ) as at:
+        at.fill()
+        first_s = -(-(NOW_S - 7 * 86_400) // QUARTER_S) * QUARTER_S
+        wanted = [moment for moment in range(first_s, NOW_S, QUARTER_S) if moment not in gap]
+        assert at.moments() == wanted
+        at.time.now_s = at.task.due_s() + QUARTER_S
+        before = at.fleet.counters(SERIAL).bytes_sent
+        at.fill()
+        assert (
+            at.moments()
+            == [*wanted, *range(wanted[-1] + QUARTER_S, int(at.time.now_s), QUARTER_S)][-len(at.moments()) :]
+        )
+        assert at.moments()[-1] > at.time.now_s - QUARTER_S
+        if access != "whole":
+            assert at.fleet.counters(SERIAL).bytes_sent - before < 40 * ROW_BYTES
+        at.check_values()
+
+
+def test_entries_are_found_where_the_capture_period_was_another() -> None:
+    """The period says where entries should be; what they say themselves counts."""
+    with scene(NOW_S, profile={"backfill": "10h", "access": "entry"}, profile_rows=700) as at:
+        at.fleet.override(SERIAL, 7, PROFILE, 4, bytes.fromhex("0600000e10"))  # an hour, since lately
+        at.fill()
+        assert len(at.moments()) == 40
+        at.check_values()
+
+
+def test_an_event_log_read_by_entry_is_not_read_in_full_each_time() -> None:
+    log = {"obis": "0-0:99.98.0", "kind": "events", "columns": {"0-0:96.11.0": "event"}, "backfill": "2d"}
+    with scene(NOW_S, profile={**log, "access": "entry"}) as at:
+        at.fill()
+        assert len(at.rows) == 24
+        for _ in range(3):
+            at.time.now_s += 7200
+            before = at.fleet.counters(SERIAL).bytes_sent
+            at.fill()
+            assert at.fleet.counters(SERIAL).bytes_sent - before < 20 * ROW_BYTES  # the log has a hundred
+        assert len(at.rows) == 27
+
+
+def test_a_clock_that_was_ahead_and_is_set_right_costs_no_row() -> None:
+    with scene(NOW_S) as at:
+
+        def shift(shift_s: float) -> None:
+            at.fleet.call(lambda: setattr(at.fleet.device(SERIAL).controls, "clock_shift_s", shift_s))
+
+        shift(3 * 3600.0)
+        at.fill()
+        at.time.now_s = at.task.due_s()
+        at.fill()
+        set_right_s = at.time.now_s
+        shift(0.0)
+        at.rows.clear()
+        while at.time.now_s < set_right_s + 4 * 3600:
+            at.time.now_s = at.task.due_s()
+            at.fill()
+        wanted = range(-(-int(set_right_s) // QUARTER_S) * QUARTER_S, int(at.time.now_s), QUARTER_S)
+        assert set(wanted) <= set(at.moments())
+
+
+def test_a_cursor_of_the_future_is_not_believed() -> None:
+    """This machine's clock was ahead when it was written; what is behind it is read again, not given up."""
+    with scene(NOW_S) as at:
+        at.bench.state.put(SERIAL, "cursor", str(PROFILE), (NOW_S + 30 * 86_400) * 1000)
+        at.restart()
+        at.fill()
+        assert len(at.moments()) == 26 * 4
+
+
+@pytest.mark.parametrize("backfill", [0, "1m"])
+def test_without_backfill_new_rows_are_read_all_the_same(backfill: Any) -> None:
+    with scene(NOW_S, profile={"backfill": backfill}) as at:
+        at.fill()
+        began_s = at.time.now_s
+        while at.time.now_s < began_s + 4 * QUARTER_S:
+            at.time.now_s = at.task.due_s()
+            at.fill()
+        wanted = range(-(-int(began_s) // QUARTER_S) * QUARTER_S, int(at.time.now_s), QUARTER_S)
+        assert set(wanted) <= set(at.moments())
+        assert at.moments()[0] >= began_s - 2 * QUARTER_S
+
+
+def test_a_profile_without_a_clock_is_told() -> None:
+    with scene(NOW_S) as at, at.associated() as session:
+        without = bytes.fromhex("0101 0204 120003 09060100010800ff 0f02 120000".replace(" ", ""))
+        at.fleet.override(SERIAL, 7, PROFILE, 3, without)
+        with pytest.raises(DlmsConnectorError, match="no clock"):
+            at.task.step(session)
+        assert at.task.due_s() >= at.time.now_s + 60
+        assert session.is_open
+
+
+def test_columns_that_were_changed_in_the_meter_are_learned_anew() -> None:
+    with scene(NOW_S) as at, at.associated() as session:
+        former = bytes.fromhex(
+            "0102 0204 120008 09060000010000ff 0f02 120000 0204 120003 09060100010800ff 0f02 120000".replace(
+                " ", ""
+            )
+        )
+        at.fleet.override(SERIAL, 7, PROFILE, 3, former)
+        at.reader.learn(session)
+        at.fleet.heal(SERIAL)
+        while at.task.due_s() <= at.time.now_s:
+            at.task.step(session)
+        assert len(at.moments()) == 26 * 4
+        assert len(at.moments("energy_export")) == 26 * 4
+        at.check_values()
+
+
+def test_a_profile_that_is_refused_for_good_is_asked_for_rarely() -> None:
+    with scene(NOW_S, entry={"refusedRegisterPeriod": "2h"}) as at, at.associated() as session:
+        at.fleet.refuse(SERIAL, 7, PROFILE, 3, 3)
+        with pytest.raises(ObjectError):
+            at.task.step(session)
+        assert at.task.due_s() == at.time.now_s + 7200
+
+
+def test_a_link_that_does_not_hold_for_a_day_of_rows_is_asked_for_less() -> None:
+    with scene(NOW_S, entry={"timeout": 300}) as at:
+        asked: list[float] = []
+        with at.associated() as session:
+            at.reader.learn(session)
+        rows = at.reader.rows
+
+        def watched(session: MeterSession, window: Window) -> Any:
+            asked.append((window.to_ms - window.from_ms) / 3_600_000)
+            return rows(session, window)
+
+        at.reader.rows = watched  # type: ignore[method-assign]
+        for _ in range(3):
+            with at.associated() as session:
+                at.fleet.inject(SERIAL, Fault(FaultKind.SILENT, Stage.GET))
+                with pytest.raises(LinkError):
+                    at.task.step(session)
+        at.fill()
+        assert asked[:4] == [24, 12, 6, 3]
+        assert max(asked[4:]) > 3  # and more again when it holds
+        assert len(at.moments()) == 26 * 4
+
+
+def test_a_row_of_each_day_is_asked_for_after_the_meters_midnight() -> None:
+    daily = {"obis": "1-0:99.2.0", "columns": {}, "backfill": "3d"}
+    with scene(NOW_S, entry={"clock": {"timeZone": "America/Bogota"}}, profile=daily) as at:
+        at.fill()
+        due = datetime.fromtimestamp(at.task.due_s(), ZoneInfo("America/Bogota"))
+        assert (due.hour, due.minute) in ((0, 0), (0, 1))
+
+
+@pytest.mark.parametrize("zone", ["Asia/Kolkata", "America/Bogota", "Europe/Madrid"])
+def test_dates_that_stand_for_never_cost_their_row_alone(zone: str) -> None:
+    layout = Layout(
+        (Column(CLOCK, 0, None), Column(AttributeRef(3, Obis(1, 0, 1, 8, 0), 2), 0, "energy")), 900
+    )
+    dates = (
+        "0001010100000000008000ff",
+        "270f0c1f053b3b3b008000ff",
+        "270f0c1f05173b3b008000ff",
+        "000000000000000000000000",
+        "ffffffffffffffffff8000ff",
+        "07ea0a19010c0000008000ff",
+    )
+    buffer = [(bytes.fromhex(date), 1) for date in dates]
+    rows = list(timed_rows(buffer, layout, ZoneInfo(zone), deviation_reversed=False, events=False))
+    assert datetime.fromtimestamp(rows[-1].ts_ms / 1000, ZoneInfo(zone)) == datetime(
+        2026, 10, 25, 12, tzinfo=ZoneInfo(zone)
+    )
+
+
 def test_the_overlap_is_read_again_after_a_restart_and_no_more() -> None:
-    with scene(1_790_000_200, profile={"overlap": "1h"}) as at:
+    with scene(NOW_S, profile={"overlap": "1h"}) as at:
         at.fill()
         at.time.now_s = at.task.due_s() + 1
         at.fill()  # what was handed over long ago is on disk now
@@ -224,7 +422,7 @@ def test_the_overlap_is_read_again_after_a_restart_and_no_more() -> None:
 
 def test_a_kill_right_after_the_hand_over_costs_no_row() -> None:
     """What the gateway may not have stored is read again, however many days of rows that are."""
-    with scene(1_790_000_200, profile={"backfill": "7d", "overlap": "1h"}) as at:
+    with scene(NOW_S, profile={"backfill": "7d", "overlap": "1h"}) as at:
         with at.associated() as session:
             for _ in range(4):
                 at.task.step(session)
@@ -237,7 +435,7 @@ def test_a_kill_right_after_the_hand_over_costs_no_row() -> None:
 
 
 def test_rows_that_the_gateway_does_not_take_are_read_again() -> None:
-    with scene(1_790_000_200) as at:
+    with scene(NOW_S) as at:
         at.refusing = True
         at.fill()
         assert not at.rows
@@ -252,7 +450,7 @@ def test_rows_that_the_gateway_does_not_take_are_read_again() -> None:
 @pytest.mark.parametrize("refused", ["range", "both"])
 def test_meters_that_refuse_a_way_of_access(refused: str) -> None:
     """The next way is tried, and the one that works is remembered over a restart."""
-    with scene(1_790_000_200, profile_rows=200, profile={"backfill": "10h"}) as at:
+    with scene(NOW_S, profile_rows=200, profile={"backfill": "10h"}) as at:
         selectors = (1,) if refused == "range" else (1, 2)
         _refuse_selectors(at.fleet, selectors)
         at.fill()
@@ -277,7 +475,7 @@ def _refuse_selectors(fleet: SimulatedFleet, selectors: tuple[int, ...]) -> None
 
 
 def test_a_passing_fault_changes_neither_the_way_nor_the_record() -> None:
-    with scene(1_790_000_200) as at:
+    with scene(NOW_S) as at:
         with at.associated() as session:
             at.reader.learn(session)
             at.fleet.inject(SERIAL, Fault(FaultKind.ACCESS_ERROR, Stage.GET, code=2))
@@ -291,7 +489,7 @@ def test_a_passing_fault_changes_neither_the_way_nor_the_record() -> None:
 
 
 def test_a_block_that_is_lost_costs_the_slice_and_nothing_else() -> None:
-    with scene(1_790_000_200, entry={"timeout": 300}, max_pdu_bytes=300) as at:
+    with scene(NOW_S, entry={"timeout": 300}, max_pdu_bytes=300) as at:
         with at.associated() as session:
             at.reader.learn(session)
             at.fleet.inject(SERIAL, Fault(FaultKind.SILENT, Stage.GET_NEXT, skip=2))
@@ -304,7 +502,7 @@ def test_a_block_that_is_lost_costs_the_slice_and_nothing_else() -> None:
 
 
 def test_rows_of_an_impossible_time_are_left_out() -> None:
-    with scene(1_790_000_200) as at, at.associated() as session:
+    with scene(NOW_S) as at, at.associated() as session:
         now_ms = at.time.wall_ms()
         at.fleet.call(lambda: setattr(at.fleet.device(SERIAL).controls, "clock_shift_s", 90 * 86_400.0))
         at.reader.learn(session)
@@ -314,7 +512,7 @@ def test_rows_of_an_impossible_time_are_left_out() -> None:
 
 def test_events_are_handed_over_once_each_with_their_code() -> None:
     log = {"obis": "0-0:99.98.0", "kind": "events", "columns": {"0-0:96.11.0": "event"}, "backfill": "2d"}
-    with scene(1_790_000_200, profile=log) as at:
+    with scene(NOW_S, profile=log) as at:
         at.fill()
         first = {row.ts_ms: row.value for row in at.rows}
         assert len(first) == 24
