@@ -95,6 +95,10 @@ class StateStore:
                 )
             connection.executescript(_SCHEMA)
             connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+            verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+            if verdict != "ok":
+                # Found here and set aside; found by a poller, it would keep the whole fleet from starting.
+                raise sqlite3.DatabaseError(verdict)
         except BaseException:
             connection.close()
             raise
@@ -162,7 +166,13 @@ class StateStore:
             rows = self._execute(
                 "SELECT key, value FROM facts WHERE device = ? AND kind = ?", device, kind
             ).fetchall()
-        return {key: json.loads(value) for key, value in rows}
+        facts = {}
+        for key, value in rows:
+            try:
+                facts[key] = json.loads(value)
+            except ValueError:
+                continue  # a bit that turned on the disk: every fact can be learned again
+        return facts
 
     def forget(self, device: str, kind: str) -> None:
         """Drop every value of this kind. Raises StateError."""

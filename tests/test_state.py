@@ -60,6 +60,34 @@ def test_a_broken_file_is_set_aside(tmp_path: Path) -> None:
     store.put("meter", "kind", "key", 1)
 
 
+def test_a_file_with_a_broken_page_is_set_aside_at_the_start(tmp_path: Path) -> None:
+    """Found later, by the pollers, it would keep the whole fleet from starting."""
+    path = tmp_path / "state.sqlite"
+    store = StateStore(path)
+    for number in range(200):
+        store.put(f"meter {number}", "kind", "key", "x" * 100)
+    store.close()
+    content = bytearray(path.read_bytes())
+    for page in range(3, len(content) // 4096):
+        content[page * 4096 : page * 4096 + 64] = os.urandom(64)
+    path.write_bytes(content)
+    again = StateStore(path)
+    assert again.replaced is not None
+    assert again.get_all("meter 1", "kind") == {}
+    again.put("meter 1", "kind", "key", 1)
+
+
+def test_a_fact_that_cannot_be_read_is_as_if_it_were_not_there(tmp_path: Path) -> None:
+    path = tmp_path / "state.sqlite"
+    store = StateStore(path)
+    store.put_many("meter", "kind", {"good": 1, "bad": 2})
+    store.close()
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE facts SET value = '{\"' WHERE key = 'bad'")
+    connection.close()
+    assert StateStore(path).get_all("meter", "kind") == {"good": 1}
+
+
 def test_a_newer_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "state.sqlite"
     connection = sqlite3.connect(path)

@@ -46,15 +46,16 @@ def resolve(host: str, port: int, deadline_s: float, interrupt: Interrupt) -> li
     """
     try:
         return _addresses(host, port, socket.AI_NUMERICHOST)
-    except (socket.gaierror, UnicodeError):
+    except (socket.gaierror, ValueError):
         pass
     done = threading.Event()
     lookup = _join(host, port, done)
-    interrupt.watch(done.set)
     try:
+        interrupt.watch(done.set)
         answered = done.wait(max(0.0, deadline_s - time.monotonic()))
     finally:
         interrupt.unwatch()
+        _give_up(lookup, done)
     interrupt.check()
     if not answered:
         raise LinkTimeout(
@@ -84,20 +85,36 @@ def _join(host: str, port: int, done: threading.Event) -> _Lookup:
     with _running_lock:
         lookup = _running.get((host, port))
         if lookup is None:
-            lookup = _running[host, port] = _Lookup()
-            threading.Thread(
-                target=_ask, args=(host, port, lookup), name=f"resolve {host}", daemon=True
-            ).start()
+            lookup = _Lookup()
+            try:
+                threading.Thread(
+                    target=_ask, args=(host, port, lookup), name=f"resolve {host}", daemon=True
+                ).start()
+            except RuntimeError as error:
+                raise ConnectFailed(
+                    f"the name {host} cannot be asked for: {error}",
+                    layer=Layer.DNS,
+                    hint="the system gives the process no more threads",
+                ) from error
+            _running[host, port] = lookup
         lookup.waiting.append(done)
         return lookup
+
+
+def _give_up(lookup: _Lookup, done: threading.Event) -> None:
+    """A resolver that hangs for days must not collect those who have left."""
+    with _running_lock:
+        if done in lookup.waiting:
+            lookup.waiting.remove(done)
 
 
 def _ask(host: str, port: int, lookup: _Lookup) -> None:
     try:
         lookup.found = _addresses(host, port, 0)
-    except (OSError, UnicodeError) as error:
+    except (OSError, ValueError) as error:
         lookup.failure = getattr(error, "strerror", None) or str(error)
-    with _running_lock:
-        del _running[host, port]
-        for done in lookup.waiting:
-            done.set()
+    finally:
+        with _running_lock:
+            _running.pop((host, port), None)
+            for done in lookup.waiting:
+                done.set()

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 
 from dlms_connector.config.settings import DeviceSettings
-from dlms_connector.errors import DlmsConnectorError, LinkError
+from dlms_connector.errors import DecodeError, DlmsConnectorError, LinkError
 from dlms_connector.meter import operations
 from dlms_connector.meter.schedule import phase_of
 from dlms_connector.meter.session import MeterSession
@@ -47,6 +47,8 @@ class ClockTask:
         """Read the clock once. Raises LinkError; a meter without a readable clock is no fault."""
         try:
             offset_ms = operations.read_clock(session)["offsetMs"]
+        except (DecodeError, OverflowError):
+            offset_ms = None  # a clock that was never set shows such dates; its association stands
         except LinkError:
             raise
         except DlmsConnectorError:

@@ -23,10 +23,10 @@ def zone_for(name: str | None) -> tzinfo:
     if name is not None:
         return _named(name)
     from_environment = os.environ.get("TZ", "").lstrip(":")
-    if from_environment:
+    if from_environment and not from_environment.startswith("/"):
         return _named(from_environment)
     try:
-        with _LOCAL_TIME.open("rb") as stream:
+        with Path(from_environment or _LOCAL_TIME).open("rb") as stream:
             return ZoneInfo.from_file(stream, key="localtime")
     except (OSError, ValueError):
         return timezone.utc

@@ -10,6 +10,7 @@ from dlms_connector.config.settings import DeviceSettings
 from dlms_connector.errors import CommandError, LinkClosed, ObjectError
 from dlms_connector.meter import clock_check
 from dlms_connector.meter.clock_check import ClockTask
+from dlms_connector.obis import Obis
 from dlms_connector.simulator.fleet import FleetSettings, SimulatedFleet
 from tests.support.readers import Bench, device_settings, opened
 
@@ -42,6 +43,36 @@ def test_the_offset_of_a_real_meter() -> None:
             task.step(session)
         assert seen == [pytest.approx(90.0, abs=2.0)]
         assert task.due_s() == time.now_s + DAY_S
+
+
+NEVER_SET = {
+    "nothing set": "000000000000000000000000",
+    "an impossible deviation": "07ea0a19010c0000007fff00",
+    "the year one": "000101010000000000800000",
+    "the last year": "270f0c1f05173b3b00800000",
+    "short": "07ea0a19",
+}
+
+
+@pytest.mark.parametrize("zone", ["Asia/Kolkata", "America/Bogota"])
+@pytest.mark.parametrize("name", NEVER_SET)
+def test_a_clock_that_was_never_set_costs_neither_the_association_nor_another_look(
+    name: str, zone: str
+) -> None:
+    """A fault of the link would be tried again at once, for ever, and the live values would pay for it."""
+    with SimulatedFleet(FleetSettings.uniform(1)) as fleet:
+        (serial,) = fleet.serials
+        raw = bytes.fromhex(NEVER_SET[name])
+        fleet.override(serial, 8, Obis(0, 0, 1, 0, 0), 2, bytes((9, len(raw))) + raw)
+        seen: list[float] = []
+        settings = device_settings(fleet, serial, clock={"timeZone": zone})
+        time = Time()
+        task = ClockTask(settings, seen.append, clock=time)
+        with opened(Bench().session(settings)) as session:
+            task.step(session)
+            assert session.is_open
+        assert task.due_s() == time.now_s + DAY_S
+        assert len(seen) <= (name in ("the year one", "the last year"))  # in some zones they are moments
 
 
 def test_the_first_look_comes_after_the_registers_and_not_for_all_meters_at_once() -> None:
