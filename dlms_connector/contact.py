@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from dlms_connector.config.settings import DeviceSettings
-from dlms_connector.errors import DlmsConnectorError, Interrupted, LinkError
+from dlms_connector.errors import DlmsConnectorError, Interrupted, Layer, LinkError, LinkTimeout
 from dlms_connector.health import Backoff, Breaker, Health, MeterState, Watchdog
 from dlms_connector.link.line import Line, Priority
 from dlms_connector.link.stream import Interrupt
@@ -179,12 +179,13 @@ class Contact:
             self._watchdog.failed_cycle()
 
     def distrust(self, now: float) -> None:
-        """Drop a link that looks open and gives nothing."""
+        """End a link that looks open and gives nothing: the association first, the stream that others share next."""
         reason = self._watchdog.verdict(now)
-        if reason is not None and self.session.is_open:
-            self._around.log.warning("%s: fresh connection: %s", self.device.device_name, reason)
-            self.close()
-            self.line.drop_stream()
+        if reason is None or not self.session.is_open:
+            return
+        self.report(LinkError(reason, layer=Layer.SERVICE, hint="a fresh connection is tried"))
+        self.go(MeterState.OFFLINE)
+        self.close(fresh_stream=self._watchdog.in_vain)
 
     def hang_up_in_time(self, next_use_s: float) -> None:
         """Leave before the meter's inactivity timeout, or where the line holds one association only."""
@@ -199,10 +200,20 @@ class Contact:
         """The line holds one association at a time and others want theirs."""
         return self.line.settings.exclusive and self.line.is_shared
 
-    def close(self) -> None:
-        if self.session.is_open:
+    def close(self, *, fresh_stream: bool = False) -> None:
+        """Leave the meter politely; where the line is not free for that, without a word.
+
+        `fresh_stream` also ends the stream below: the next one is opened, and its host resolved, anew.
+        """
+        if not self.session.is_open:
+            return
+        try:
             with self.turn(Priority.POLL):
                 self.session.close(self._around.clock() + LEAVE_S)
+                if fresh_stream:
+                    self.line.drop_stream()
+        except LinkTimeout:
+            self.session.abandon()
 
     def go(self, state: MeterState) -> None:
         """Change the state: one log line and one report for each change."""

@@ -91,16 +91,23 @@ class Breaker:
 
 
 class Watchdog:
-    """Says when a link that looks open is not to be trusted any more."""
+    """Says when a link that looks open is not to be trusted any more.
+
+    `in_vain`: a fresh connection was made already, and no good reading has come since.
+    """
 
     def __init__(self, settings: WatchdogSettings, now_s: float) -> None:
+        self.in_vain = False
         self._settings = settings
-        self._last_good_s = now_s
-        self._failed_cycles = 0
-        self._link_errors = 0
+        self._spoken = False
+        self._begin(now_s)
 
     def good(self, now_s: float) -> None:
-        self._last_good_s = now_s
+        self.in_vain = self._spoken = False
+        self._begin(now_s)
+
+    def _begin(self, now_s: float) -> None:
+        self._since_s = now_s
         self._failed_cycles = 0
         self._link_errors = 0
 
@@ -111,16 +118,17 @@ class Watchdog:
         self._failed_cycles += 1
 
     def verdict(self, now_s: float) -> str | None:
-        """Why a fresh socket is due, None while there is no reason. The count begins anew with it."""
+        """Why a fresh connection is due, None while there is no reason. The count begins anew with it."""
         reason = None
-        if now_s - self._last_good_s > self._settings.max_silence_ms / 1000:
+        if now_s - self._since_s > self._settings.max_silence_ms / 1000:
             reason = f"no good reading for {self._settings.max_silence_ms // 1000} s"
         elif self._failed_cycles >= self._settings.failed_cycles:
             reason = f"{self._failed_cycles} failed cycles"
         elif self._link_errors >= self._settings.link_errors:
             reason = f"{self._link_errors} link errors"
         if reason is not None:
-            self.good(now_s)
+            self.in_vain, self._spoken = self._spoken, True
+            self._begin(now_s)
         return reason
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -24,7 +24,7 @@ from dlms_connector.meter.plan import Register
 from dlms_connector.meter.reading import Reading
 from dlms_connector.meter.schedule import Schedule, phase_of
 from dlms_connector.meter.session import MeterSession
-from dlms_connector.surroundings import BackgroundTask, Command, Surroundings
+from dlms_connector.surroundings import BackgroundTask, Command, Errand, Surroundings
 
 STACK_BYTES = 256 * 1024
 START_SPREAD_S = 5.0
@@ -64,11 +64,13 @@ class DevicePoller:
         self.session = session
         self.idle_until_s = 0.0  # monotonic; long past: busy since then
         self._around = around
-        self._tasks = tuple(tasks)
+        self._errands = tuple(Errand(task, device.backoff.maximum_ms / 1000) for task in tasks)
         self._predecessor = predecessor
         self._queue: SimpleQueue[Command | _Stop] = SimpleQueue()
         self._leaving = Interrupt()
+        self._left = False
         self._paused = False
+        self._resting = False
         self._owed: set[float] = set()
         self._sent_attributes: dict[str, Any] = {}
         self.contact = Contact(
@@ -120,6 +122,8 @@ class DevicePoller:
             command.done(None, CommandError("the connector is closing"))
             return
         self._queue.put(command)
+        if self._left:
+            self._refuse_waiting()  # it went away between the question above and the queue
 
     def pause(self) -> None:
         """Stop reading and release the meter until `resume`."""
@@ -157,10 +161,9 @@ class DevicePoller:
             while not self._leaving.is_set:
                 try:
                     self._live()
-                except Interrupted:
-                    continue
                 except Exception as error:  # noqa: BLE001 (the supervisor: no fault ends a poller)
-                    self._recover(error)
+                    if not (isinstance(error, Interrupted) and self._leaving.is_set):
+                        self._recover(error)
         finally:
             self._leave()
 
@@ -180,7 +183,7 @@ class DevicePoller:
             fault.explain(),
         )
         self.health.error(fault)
-        self.session.abandon()
+        self._let_go()
         # Not told to the uplink: it may be what failed.
         self.health.state = MeterState.OFFLINE
         self.contact.retry_s = self._around.clock() + _CRASH_PAUSE_S
@@ -188,6 +191,15 @@ class DevicePoller:
             self._leaving.sleep(_CRASH_PAUSE_S)
         except Interrupted:
             return  # stopped meanwhile; the loop sees it
+
+    def _let_go(self) -> None:
+        """Release the meter, politely if that is still possible, whatever state a fault left things in."""
+        try:
+            self.session.close(self._around.clock() + LEAVE_S)
+        except Exception as error:  # noqa: BLE001 (the supervisor's own work: nothing may end the thread here)
+            self._around.log.error("%s: cannot be left: %r", self.device.device_name, error)
+            with suppress(Exception):
+                self.session.abandon()
 
     def _live(self) -> None:
         clock = self._around.clock
@@ -198,6 +210,7 @@ class DevicePoller:
             if self._paused:
                 self._rest()
                 continue
+            self._resting = False
             now = clock()
             periods, lateness, missed = self._schedule.due(now)
             self.health.skipped_cycles += missed
@@ -215,6 +228,8 @@ class DevicePoller:
 
     def _next_event_s(self) -> float:
         """When something is to be done next."""
+        if self._paused and not self._resting:
+            return self._around.clock()
         if self._paused:
             return self.contact.health_due_s if self.device.health.enabled else float("inf")
         if self.device.health.enabled and self.contact.announced:
@@ -227,14 +242,14 @@ class DevicePoller:
         moments = [self._schedule.next_s]
         if self._owed:
             moments.append(self.contact.retry_at_s)
-        if self._tasks:
+        if self._errands:
             moments.append(max(self._task_due_s, self.contact.retry_at_s))
         return min(moments)
 
     @property
     def _task_due_s(self) -> float:
         """When background work is wanted; what can wait does so while the gateway's queue is long."""
-        due_s = min((task.due_s() for task in self._tasks), default=float("inf"))
+        due_s = min((errand.due_s() for errand in self._errands), default=float("inf"))
         if self._around.uplink.is_congested():
             return max(due_s, self._around.clock() + _CONGESTED_PAUSE_S)
         return due_s
@@ -259,10 +274,13 @@ class DevicePoller:
         """Read everything that is owed."""
         clock = self._around.clock
         began = clock()
-        periods = tuple(self._owed)
+        batches = self.session.plan.due(tuple(self._owed), began)
+        if not batches:
+            self._owed.clear()  # all of it is set aside: no poll, so none that failed
+            return
         try:
             good = False
-            for batch in self.session.plan.due(periods, began):
+            for batch in batches:
                 with self.contact.turn(Priority.PROBE if self.contact.failing else Priority.POLL):
                     if not self.session.is_open and not self.contact.connect():
                         self.contact.count_cycle(False, 0.0)
@@ -308,25 +326,26 @@ class DevicePoller:
             self.contact.good(self._around.wall_ms())
 
     def _background(self, now: float) -> None:
-        """One step of the first background task that is due."""
+        """One step of the background work that has been due for longest."""
         if self._around.uplink.is_congested():
             return
-        for task in self._tasks:
-            if task.due_s() <= now:
-                try:
-                    with self.contact.turn(Priority.PROBE if self.contact.failing else Priority.BACKFILL):
-                        if not self.session.is_open and not self.contact.connect():
-                            return
-                        task.step(self.session)
-                    self._answered()
-                except Interrupted:
-                    raise
-                except LinkError as error:
-                    self.contact.link_failed(error)
-                except DlmsConnectorError as error:
-                    self.contact.report(error)
-                self.contact.hang_up_in_time(self._next_use_s)
-                return
+        due = [errand for errand in self._errands if errand.due_s() <= now]
+        if not due:
+            return
+        errand = min(due, key=Errand.due_s)
+        try:
+            with self.contact.turn(Priority.PROBE if self.contact.failing else Priority.BACKFILL):
+                if not self.session.is_open and not self.contact.connect():
+                    return
+                errand.step(self.session, self._around.clock)
+            self._answered()
+        except Interrupted:
+            raise
+        except LinkError as error:
+            self.contact.link_failed(error)
+        except DlmsConnectorError as error:
+            self.contact.report(error)
+        self.contact.hang_up_in_time(self._next_use_s)
 
     def _serve_waiting(self) -> None:
         """Answer the commands that already wait, before the next batch."""
@@ -392,11 +411,17 @@ class DevicePoller:
         self._schedule.due(now)
         self.contact.go(MeterState.PAUSED)
         self.contact.tell_health(now)
+        self._resting = True
 
     def _leave(self) -> None:
         """Release the meter, answer who still waits."""
-        self.session.close(self._around.clock() + LEAVE_S)
+        self._let_go()
         self.health.state = MeterState.STOPPED
+        self._left = True
+        self._refuse_waiting()
+
+    def _refuse_waiting(self) -> None:
+        """Answer every command that is in the queue; from `submit`'s thread too, once the poller has gone."""
         while True:
             try:
                 item = self._queue.get_nowait()

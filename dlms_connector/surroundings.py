@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from dlms_connector.config.settings import DeviceSettings
-from dlms_connector.errors import DlmsConnectorError
+from dlms_connector.errors import DlmsConnectorError, LinkError
 from dlms_connector.health import Health
 from dlms_connector.meter.reading import Reading
 from dlms_connector.meter.session import MeterSession
@@ -62,6 +62,47 @@ class BackgroundTask(Protocol):
 
     def step(self, session: MeterSession) -> None:
         """One bounded exchange. Raises LinkError like any read."""
+
+
+_FREE_FAILURES = 2  # in a row: a line has bad moments
+_LONGEST_REST = 32  # times the first
+
+
+class Errand:
+    """A background task with the rest that it is given when it goes wrong again and again.
+
+    Some meters hang up when one profile is asked for, or send it as no decoder takes it. Each try then costs the
+    association: without a rest such a profile, or the daily look at the clock, would cost the live values too.
+
+    Args:
+        first_rest_s: from the third failure in a row on; it doubles with each further one.
+    """
+
+    def __init__(self, task: BackgroundTask, first_rest_s: float) -> None:
+        self._task = task
+        self._first_rest_s = first_rest_s
+        self._failures = 0
+        self._rests_until_s = 0.0
+
+    def due_s(self) -> float:
+        """Monotonic time from which a step is wanted."""
+        return max(self._task.due_s(), self._rests_until_s)
+
+    def step(self, session: MeterSession, clock: Callable[[], float]) -> None:
+        """One step of the task; raises what it raises."""
+        try:
+            self._task.step(session)
+        except Exception as error:
+            if isinstance(error, LinkError) or not isinstance(error, DlmsConnectorError):
+                self._failed(clock())
+            raise
+        self._failures = 0
+
+    def _failed(self, now_s: float) -> None:
+        self._failures += 1
+        too_many = self._failures - _FREE_FAILURES
+        if too_many > 0:
+            self._rests_until_s = now_s + self._first_rest_s * min(2 ** (too_many - 1), _LONGEST_REST)
 
 
 @dataclass(slots=True)

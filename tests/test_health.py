@@ -87,6 +87,17 @@ def test_watchdog_speaks_for_each_reason_once() -> None:
     assert broken.verdict(3) is None
 
 
+def test_the_watchdog_knows_that_a_fresh_connection_did_not_help() -> None:
+    tested = watchdog()
+    assert tested.verdict(601) is not None
+    assert not tested.in_vain
+    assert tested.verdict(1202) is not None
+    assert tested.in_vain
+    tested.good(1203)
+    assert tested.verdict(1804) is not None
+    assert not tested.in_vain
+
+
 def test_health_tells_what_thingsboard_shows() -> None:
     health = Health()
     for good in (True, True, False, True):

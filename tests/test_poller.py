@@ -214,8 +214,8 @@ def test_every_fault_in_every_state(name: str, framing: str, monkeypatch: pytest
             running.check_values()
             check_long_values(running)
             if "profiles" in state.entry:
-                for serial in table:
-                    check_profile(running, serial, began_s)
+                for serial, row in table.items():
+                    check_profile(running, serial, row.name, began_s)
             running.check_punctual(healthy, PERIOD_MS / 1000)
         totals = fleet.totals().meters
         assert totals.associations_open_max == 1
@@ -244,7 +244,7 @@ def check_long_values(running: RunningPollers) -> None:
         assert texts <= {f"meter {name} " * 30}
 
 
-def check_profile(running: RunningPollers, serial: str, began_s: float) -> None:
+def check_profile(running: RunningPollers, serial: str, note: str, began_s: float) -> None:
     """Every row of the last hours is there, at its second, with its values."""
     newest_s = int(began_s) // 900 * 900
     wanted = set(range(newest_s - 11 * 900, newest_s + 1, 900))
@@ -253,7 +253,13 @@ def check_profile(running: RunningPollers, serial: str, began_s: float) -> None:
     def rows_of(code: str) -> dict[int, Any]:
         return {item.ts_ms: item.value for item in running.uplink.rows[serial] if item.key == code}
 
-    wait_until(lambda: {at_s * 1000 for at_s in wanted} <= set(rows_of("1-0:1.8.0")), 15)
+    wait_until(
+        lambda: {at_s * 1000 for at_s in wanted} <= set(rows_of("1-0:1.8.0")),
+        15,
+        lambda: (
+            f"{serial} {note}: {len(rows_of('1-0:1.8.0'))} rows; {running.pollers[serial].health.last_error}"
+        ),
+    )
     for code, key in columns.items():
         for ts_ms, value in rows_of(code).items():
             assert ts_ms % 900_000 == 0

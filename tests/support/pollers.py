@@ -21,7 +21,7 @@ from dlms_connector.meter.reading import Reading
 from dlms_connector.poller import DevicePoller
 from dlms_connector.simulator.fleet import SimulatedFleet
 from dlms_connector.simulator.quantities import QUANTITIES, scaled_value
-from dlms_connector.surroundings import Surroundings
+from dlms_connector.surroundings import BackgroundTask, Surroundings
 from tests.support.readers import Bench
 
 _PATIENCE_S = 30.0
@@ -103,14 +103,19 @@ class RunningPollers:
             gate=threading.BoundedSemaphore(gate),
             rng=random.Random(1),
         )
-        self._descriptors_before = 0
+        self._descriptors_before = psutil.Process().num_fds()
+        self._threads_before = set(threading.enumerate())
 
-    def add(self, device: DeviceSettings) -> DevicePoller:
-        """A poller with its background tasks; started by `start`."""
+    def add(self, device: DeviceSettings, *, tasks: Sequence[BackgroundTask] = ()) -> DevicePoller:
+        """A poller with its profiles as background tasks, and others; started by `start`."""
         session, line = self.bench.session_and_line(device)
         self.lines[device.device_name] = line
         poller = DevicePoller(
-            device, session, line, self.around, tasks=[self._task(device, item) for item in device.profiles]
+            device,
+            session,
+            line,
+            self.around,
+            tasks=[*(self._task(device, item) for item in device.profiles), *tasks],
         )
         self.pollers[device.device_name] = poller
         return poller
@@ -122,7 +127,6 @@ class RunningPollers:
         )
 
     def start(self) -> None:
-        self._descriptors_before = psutil.Process().num_fds()
         for poller in self.pollers.values():
             poller.start()
 
@@ -149,12 +153,17 @@ class RunningPollers:
         self.check_nothing_is_left()
 
     def check_nothing_is_left(self) -> None:
-        """No association, no descriptor."""
+        """No association, no descriptor, no thread."""
         meters = list(self.fleet.fleet.devices.values())
         assert self.fleet.wait_for(lambda: not any(meter.counters.associations_open for meter in meters), 5)
         lines = [line.line for line in self.fleet.fleet.lines]
         assert self.fleet.wait_for(lambda: not any(line.connections for line in lines), 5)
         assert psutil.Process().num_fds() <= self._descriptors_before
+        wait_until(
+            lambda: set(threading.enumerate()) <= self._threads_before,
+            5,
+            lambda: f"left: {set(threading.enumerate()) - self._threads_before}",
+        )
 
     def readings(self, name: str) -> list[Reading]:
         return self.uplink.telemetry[name]
