@@ -37,8 +37,8 @@ _MAX_DIVERTED = 64
 class ApduChannel(Protocol):
     """Carries whole APDUs; see `link.channel`."""
 
-    def exchange(self, apdu: bytes, deadline_s: float) -> bytes:
-        """Send one APDU and wait for one."""
+    def exchange(self, apdu: bytes, deadline_s: float, *, numbered: bool = False) -> bytes:
+        """Send one APDU and wait for one; of a numbered one the caller knows the answer by its invoke-id."""
 
     def receive(self, deadline_s: float) -> bytes:
         """Wait for one more APDU after an exchange."""
@@ -264,11 +264,13 @@ class Association:
         number = self.invoke_id = (self.invoke_id + 1) & 0x0F
         numbered = apdu[:2] + _INVOKE_BYTES[number] + apdu[3:]
         cipher = self._cipher
-        deadline = self._deadline()
+        deadline = self._clock() + self.timeout_s
         self.requests += 1
         try:
             return self._await_answer(
-                self._channel.exchange(cipher.protect(numbered) if cipher else numbered, deadline),
+                self._channel.exchange(
+                    cipher.protect(numbered) if cipher else numbered, deadline, numbered=True
+                ),
                 response_tag,
                 number,
                 deadline,

@@ -6,18 +6,29 @@ changes, and `Association.request` sees to that. Answers are decoded straight fr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+import struct
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 from dlms_connector.cosem.association import Association
 from dlms_connector.cosem.exceptions import action_error, object_error
-from dlms_connector.cosem.values import TypedValue, Value, decode, encode, encode_length, read_length
+from dlms_connector.cosem.values import (
+    NUMBER_FORMATS,
+    TypedValue,
+    Value,
+    decode,
+    encode,
+    encode_length,
+    read_length,
+)
 from dlms_connector.errors import DecodeError, ObjectError, ProtocolError
 from dlms_connector.obis import Obis
 
 MAX_TRANSFER_BYTES = 16 * 1024 * 1024
 _GET_RESPONSE, _SET_RESPONSE, _ACTION_RESPONSE = 0xC4, 0xC5, 0xC7
 _BLOCK_OVERHEAD_BYTES = 32
+_LIST_HEAD_BYTES = 3
+_MAX_LAYOUTS = 8
 
 
 class AttributeRef(NamedTuple):
@@ -50,15 +61,60 @@ def get_request(ref: AttributeRef, selection: Selection | None = None) -> bytes:
     return b"\xc0\x01\xc1" + ref.to_bytes() + tail
 
 
-class ListRequest:
-    """A GET-request-with-list over `refs`, encoded once."""
+class _Layout(NamedTuple):
+    """An answer that holds numbers alone, as one `struct`: what is constant in it, and the values in between."""
 
-    __slots__ = ("apdu", "refs")
+    unpack: Callable[[bytes], tuple[Any, ...]]
+    constants: tuple[bytes, ...]
+
+    def values(self, answer: bytes) -> list[Value | ObjectError] | None:
+        """The values; None where a choice, a type or the count is another than in the answer before."""
+        fields = self.unpack(answer)
+        return list(fields[1::2]) if fields[::2] == self.constants else None
+
+
+def _layout_of(answer: bytes, count: int) -> _Layout | None:
+    """The layout of a well-formed get-response-with-list, None unless it holds numbers alone."""
+    offset = _LIST_HEAD_BYTES + len(encode_length(count))
+    texts, constants, begin = [">3x"], [], _LIST_HEAD_BYTES
+    for _ in range(count):
+        text = NUMBER_FORMATS.get(answer[offset + 1]) if answer[offset] == 0 else None
+        if text is None:
+            return None
+        offset += 2
+        constants.append(answer[begin:offset])
+        texts += [f"{offset - begin}s", text]
+        begin = offset = offset + struct.calcsize(">" + text)
+    return _Layout(struct.Struct("".join(texts)).unpack, tuple(constants)) if offset == len(answer) else None
+
+
+class ListRequest:
+    """A GET-request-with-list over `refs`, encoded once; it learns how the answers look.
+
+    Most answers of a meter differ from the one before in their numbers alone. Their layout is kept by their length,
+    and an answer that fits it in every other byte is taken apart in one step.
+    """
+
+    __slots__ = ("_layouts", "apdu", "refs")
 
     def __init__(self, refs: Sequence[AttributeRef]) -> None:
         self.refs = tuple(refs)
         items = b"".join(ref.to_bytes() + b"\x00" for ref in refs)
         self.apdu = b"\xc0\x03\xc1" + encode_length(len(self.refs)) + items
+        self._layouts: dict[int, _Layout | None] = {}
+
+    def decode(self, answer: bytes) -> list[Value | ObjectError]:
+        """The results in a get-response-with-list. Raises ProtocolError, DecodeError."""
+        size_bytes = len(answer)
+        layout = self._layouts.get(size_bytes)
+        if layout is not None:
+            values = layout.values(answer)
+            if values is not None:
+                return values
+        results = _split_list(answer, _LIST_HEAD_BYTES, self.refs)
+        if size_bytes not in self._layouts and len(self._layouts) < _MAX_LAYOUTS:
+            self._layouts[size_bytes] = _layout_of(answer, len(self.refs))
+        return results
 
     @staticmethod
     def size_bytes(count: int) -> int:
@@ -102,15 +158,13 @@ def get_list(association: Association, request: ListRequest) -> list[Value | Obj
     """
     answer = association.request(request.apdu, _GET_RESPONSE)
     if answer[1] == 3:
-        offset = 3
-    elif answer[1] == 2:
-        answer, offset = _collect_blocks(association, answer, None), 0
-    elif answer[1] == 1 and len(answer) >= 5 and answer[3] == 1:
+        return request.decode(answer)
+    if answer[1] == 2:
+        return _split_list(_collect_blocks(association, answer, None), 0, request.refs)
+    if answer[1] == 1 and len(answer) >= 5 and answer[3] == 1:
         # Some meters refuse the whole list with a single result.
         raise object_error(answer[4], "GET-with-list")
-    else:
-        raise ProtocolError(f"get-response of type {answer[1]} to a list")
-    return _split_list(answer, offset, request.refs)
+    raise ProtocolError(f"get-response of type {answer[1]} to a list")
 
 
 def _split_list(data: bytes, offset: int, refs: Sequence[AttributeRef]) -> list[Value | ObjectError]:

@@ -146,6 +146,10 @@ def _shortest_float32(data: bytes, offset: int) -> tuple[float]:
 
 
 _NUMBERS[DataType.FLOAT32] = (4, _shortest_float32)
+NUMBER_FORMATS: dict[int, str] = {
+    int(tag): text[1:] for tag, text in _NUMBER_FORMATS.items() if tag != DataType.FLOAT32
+}
+"""Tag -> format for `struct`, big-endian, of the types that `struct` alone decodes."""
 _MOMENTS: dict[int, tuple[int, type[bytes]]] = {
     DataType.DATE_TIME: (12, DateTime),
     DataType.DATE: (5, Date),

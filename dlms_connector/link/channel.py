@@ -42,8 +42,11 @@ class Channel(Protocol):
     def open(self, deadline_s: float) -> None:
         """Makes the link ready for an association. Raises LinkError, Interrupted."""
 
-    def exchange(self, apdu: bytes, deadline_s: float) -> bytes:
+    def exchange(self, apdu: bytes, deadline_s: float, *, numbered: bool = False) -> bytes:
         """One request, one answer; what came before the request is never taken for it.
+
+        Of a `numbered` request the caller can tell the answer by its invoke-id: then the link need not ask the
+        system first whether something stale has arrived, which would cost as much as sending.
 
         Raises LinkError, Interrupted; ValueError if the APDU does not fit the framing (nothing was sent).
         """
@@ -71,6 +74,7 @@ class _LineChannel(ABC):
         self._line = line
         self._owner: Hashable = self if owner is None else owner
         self._interrupt = interrupt or Interrupt()
+        self._own_turn = line.turn(self._owner, self.priority, deadline_s=0.0, interrupt=self._interrupt)
         self._opened = False
         self._generation = 0
 
@@ -98,9 +102,9 @@ class _LineChannel(ABC):
             self._line.associate(self._owner)
             self._run(stream, self._enter, deadline_s)
 
-    def exchange(self, apdu: bytes, deadline_s: float) -> bytes:
+    def exchange(self, apdu: bytes, deadline_s: float, *, numbered: bool = False) -> bytes:
         with self._turn(deadline_s):
-            return self._run(self._stream(), self._transfer, deadline_s, apdu)
+            return self._run(self._stream(), self._transfer, deadline_s, apdu, numbered)
 
     def receive(self, deadline_s: float) -> bytes:
         with self._turn(deadline_s):
@@ -130,7 +134,7 @@ class _LineChannel(ABC):
         """Opens the framing's own connection."""
 
     @abstractmethod
-    def _transfer(self, stream: ByteStream, deadline_s: float, apdu: bytes) -> bytes:
+    def _transfer(self, stream: ByteStream, deadline_s: float, apdu: bytes, numbered: bool) -> bytes:
         """One request and its answer."""
 
     @abstractmethod
@@ -149,7 +153,9 @@ class _LineChannel(ABC):
         """A turn for one exchange, unless the owner has taken one for several."""
         if self._line.has_turn(self._owner):
             return nullcontext()
-        return self._line.turn(self._owner, self.priority, deadline_s=deadline_s, interrupt=self._interrupt)
+        turn = self._own_turn
+        turn.priority, turn.deadline_s = self.priority, deadline_s
+        return turn
 
     def _stream(self) -> ByteStream:
         stream = self._line.stream_of(self._generation) if self._opened else None
@@ -211,8 +217,8 @@ class WrapperChannel(_LineChannel):
     def _enter(self, stream: ByteStream, deadline_s: float) -> None:
         self._wrapper.reset()
 
-    def _transfer(self, stream: ByteStream, deadline_s: float, apdu: bytes) -> bytes:
-        return self._wrapper.exchange(stream, apdu, deadline_s)
+    def _transfer(self, stream: ByteStream, deadline_s: float, apdu: bytes, numbered: bool) -> bytes:
+        return self._wrapper.exchange(stream, apdu, deadline_s, numbered=numbered)
 
     def _listen(self, stream: ByteStream, deadline_s: float) -> bytes:
         return self._wrapper.receive(stream, deadline_s)
@@ -255,8 +261,8 @@ class HdlcChannel(_LineChannel):
     def _enter(self, stream: ByteStream, deadline_s: float) -> None:
         self._hdlc.connect(stream, deadline_s)
 
-    def _transfer(self, stream: ByteStream, deadline_s: float, apdu: bytes) -> bytes:
-        return self._hdlc.exchange(stream, apdu, deadline_s)
+    def _transfer(self, stream: ByteStream, deadline_s: float, apdu: bytes, numbered: bool) -> bytes:
+        return self._hdlc.exchange(stream, apdu, deadline_s, numbered=numbered)
 
     def _listen(self, stream: ByteStream, deadline_s: float) -> bytes:
         return self._hdlc.receive(stream, deadline_s)

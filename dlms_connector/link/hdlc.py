@@ -89,6 +89,7 @@ class HdlcClient:
         self._tries_left = 0
         self._damaged = False
         self._busy = False
+        self._untidy = True
         self._busy_pause_s = _BUSY_PAUSE_S
 
     def connect(self, stream: ByteStream, deadline_s: float) -> LinkParameters:
@@ -110,8 +111,14 @@ class HdlcClient:
         """DISC until UA or DM. Raises as `connect`."""
         self._command(stream, control.DISC, b"", (Kind.UA, Kind.DM), deadline_s)
 
-    def exchange(self, stream: ByteStream, apdu: bytes, deadline_s: float) -> bytes:
+    def exchange(
+        self, stream: ByteStream, apdu: bytes, deadline_s: float, *, numbered: bool = False
+    ) -> bytes:
         """Sends a request in as many frames as it takes and collects the answer.
+
+        The caller knows the answer to a `numbered` request by its invoke-id. Then what has arrived unasked is not
+        looked for before each request, unless the conversation before was untidy: something was repeated, lost or
+        not for us, so that late frames are likely.
 
         Raises:
             LinkRejected: the meter answered DM or FRMR: the connection is gone.
@@ -124,7 +131,7 @@ class HdlcClient:
             self._outgoing = [request]
         else:
             self._outgoing = [request[start : start + limit] for start in range(0, len(request), limit)]
-        self._begin(stream, deadline_s)
+        self._begin(stream, deadline_s, drain=self._untidy or not numbered)
         self._speak(stream)
         return self._collect(stream)
 
@@ -162,11 +169,13 @@ class HdlcClient:
             else:
                 self._supervise(stream, frame)
 
-    def _begin(self, stream: ByteStream, deadline_s: float) -> None:
+    def _begin(self, stream: ByteStream, deadline_s: float, *, drain: bool) -> None:
         """Whatever came before this request does not answer it."""
         self._deadline_s = deadline_s
         self._reader.clear()
-        stream.discard_input()
+        if drain:
+            stream.discard_input()
+            self._untidy = False
         self._progress()
 
     def _progress(self) -> None:
@@ -220,7 +229,7 @@ class HdlcClient:
         if not self._tries_left:
             raise LinkTimeout("no answer from the meter, however often it was asked", layer=Layer.HDLC)
         self._tries_left -= 1
-        self.counters.repeated += 1
+        self._odd().repeated += 1
 
     def _check_time(self) -> None:
         if time.monotonic() >= self._deadline_s:
@@ -231,7 +240,7 @@ class HdlcClient:
         """Whether an I frame is the next one of the answer to the whole request."""
         send_number = control.send_number(frame.control)
         if not self._acknowledge(frame.control) or self._outgoing:
-            self.counters.unexpected_frames += 1
+            self._odd().unexpected_frames += 1
             return False
         if send_number == self._receive_number:
             self._receive_number = (send_number + 1) % MODULO
@@ -241,7 +250,7 @@ class HdlcClient:
         if ahead < self.negotiated.window_receive_frames:
             self._settle()  # one before it was lost: ask for that one when the window has ended
         else:
-            self.counters.duplicate_frames += 1
+            self._odd().duplicate_frames += 1
         return False
 
     def _acknowledge(self, control_byte: int) -> bool:
@@ -263,13 +272,18 @@ class HdlcClient:
             raise _rejected(kind)
         before = len(self._outgoing)
         if kind not in (Kind.RR, Kind.RNR, Kind.REJ) or not self._acknowledge(frame.control):
-            self.counters.unexpected_frames += 1
+            self._odd().unexpected_frames += 1
         elif kind is Kind.RNR or not self._outgoing:
             self._pause()
         elif len(self._outgoing) < before:
             self._speak(stream)
         else:
             self._settle()  # it got nothing of what was sent last
+
+    def _odd(self) -> HdlcCounters:
+        """Where to count what a tidy conversation does not have; before the next request leftovers are looked for."""
+        self._untidy = True
+        return self.counters
 
     def _settle(self) -> None:
         """Something was lost or damaged: repeat, if tries are left, once the meter has gone quiet."""
@@ -279,7 +293,7 @@ class HdlcClient:
         self._speak_at_s = min(self._deadline_s, time.monotonic() + _SETTLE_S)
 
     def _pause(self) -> None:
-        self._busy = True
+        self._busy = self._untidy = True
         self._speak_at_s = min(self._deadline_s, time.monotonic() + self._busy_pause_s)
         self._busy_pause_s = min(self._busy_pause_s * 2, _BUSY_PAUSE_MAX_S)
 
@@ -293,7 +307,7 @@ class HdlcClient:
     ) -> Frame:
         """SNRM or DISC until one of the wanted answers."""
         encoded = self._encoder.encode(command, information)
-        self._begin(stream, deadline_s)
+        self._begin(stream, deadline_s, drain=True)
         while True:
             stream.send(encoded, deadline_s)
             self._arm()
@@ -303,7 +317,7 @@ class HdlcClient:
                     return frame
                 if kind in (Kind.DM, Kind.FRMR):
                     raise _rejected(kind)
-                self.counters.unexpected_frames += 1
+                self._odd().unexpected_frames += 1
             self._reader.clear()
             self._use_a_try()
 
@@ -322,12 +336,12 @@ class HdlcClient:
                     # Bytes still come: repeating now would collide with them.
                     self._speak_at_s = min(self._deadline_s, quiet_at_s)
             elif isinstance(outcome, BadFrame):
-                self.counters.bad_frames += 1
+                self._odd().bad_frames += 1
                 self._settle()
             elif outcome.source != self._server or outcome.destination != self._client:
-                self.counters.foreign_frames += 1
+                self._odd().foreign_frames += 1
             elif outcome.control & ~control.POLL_FINAL == Kind.UI:
-                self.counters.unsolicited_frames += 1
+                self._odd().unsolicited_frames += 1
                 if self._on_unsolicited is not None:
                     self._on_unsolicited(_strip_llc(outcome.information))
             else:

@@ -21,6 +21,7 @@ Opener = Callable[[float, Interrupt], ByteStream]
 
 _PATIENCE_S = 15.0
 """For each such span of waiting a turn gains one priority, up to POLL: nothing waits for ever."""
+_UNLIMITED_S = float("inf")
 
 
 class Priority(IntEnum):
@@ -81,7 +82,7 @@ class Turn:
         self.interrupt = interrupt
         self.number = 0
         self.since_s = 0.0
-        self.ends_s = float("inf")
+        self.ends_s = _UNLIMITED_S
         self.ready: threading.Event | None = None
 
     @property
@@ -136,9 +137,9 @@ class Line:
         *,
         deadline_s: float,
         interrupt: Interrupt,
-        budget_s: float = float("inf"),
+        budget_s: float = _UNLIMITED_S,
     ) -> Turn:
-        """A context in which the owner alone uses the line; not re-entrant.
+        """A context in which the owner alone uses the line; not re-entrant, but for use again and again.
 
         The budget is what a turn should last when others wait, see `Turn.is_over`; it cuts no exchange short.
         Entering raises LinkTimeout when the turn does not come by the deadline, Interrupted by the interrupt.
@@ -157,9 +158,10 @@ class Line:
                 self._queue(turn)
             else:
                 self._turn = turn
+                turn.ready = None
         if turn.ready is not None:
             self._await(turn, turn.ready)
-        if turn.budget_s != float("inf"):
+        if turn.budget_s != _UNLIMITED_S:
             turn.ends_s = time.monotonic() + turn.budget_s
 
     def give_back(self, turn: Turn) -> None:

@@ -85,15 +85,13 @@ class Interrupt:
     """
 
     def __init__(self) -> None:
+        self.is_set = False
         self._event = threading.Event()
         self._waker: Callable[[], None] | None = None
 
-    @property
-    def is_set(self) -> bool:
-        return self._event.is_set()
-
     def set(self) -> None:
         """Pulls the brake; callable from any thread, any number of times."""
+        self.is_set = True
         self._event.set()
         waker = self._waker
         if waker is not None:
@@ -101,7 +99,7 @@ class Interrupt:
 
     def check(self) -> None:
         """Raises Interrupted if the brake was pulled."""
-        if self._event.is_set():
+        if self.is_set:
             raise Interrupted("interrupted by the connector")
 
     def watch(self, waker: Callable[[], None]) -> None:
@@ -110,7 +108,7 @@ class Interrupt:
         The waker is set before the flag is read, and `set` does it the other way round: none is missed.
         """
         self._waker = waker
-        if self._event.is_set():
+        if self.is_set:
             self._waker = None
             raise Interrupted("interrupted by the connector")
 

@@ -59,7 +59,7 @@ class TcpStream:
 
     def send(self, data: bytes, deadline_s: float) -> None:
         """Sends all of it; one system call unless the peer's window is full."""
-        rest = memoryview(data)
+        rest: bytes | memoryview = data
         while True:
             remaining_s = deadline_s - time.monotonic()
             if remaining_s <= 0:
@@ -76,7 +76,7 @@ class TcpStream:
             self.bytes_sent += count
             if count == len(rest):
                 return
-            rest = rest[count:]
+            rest = memoryview(rest)[count:]
 
     def receive(self, deadline_s: float) -> bytes:
         """What has arrived, at least one byte; one system call."""

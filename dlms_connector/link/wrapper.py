@@ -85,6 +85,8 @@ class WrapperClient:
         self._client_port = client_port
         self._server_port = server_port
         self._reader = WrapperReader(max_apdu_bytes)
+        self._untidy = False
+        """This peer has sent more than answers: before each request leftovers are looked for."""
 
     @property
     def is_mid_message(self) -> bool:
@@ -95,10 +97,14 @@ class WrapperClient:
         """A new stream begins with a header."""
         self._reader.clear()
 
-    def exchange(self, stream: ByteStream, apdu: bytes, deadline_s: float) -> bytes:
+    def exchange(
+        self, stream: ByteStream, apdu: bytes, deadline_s: float, *, numbered: bool = False
+    ) -> bytes:
         """Sends a request and waits for the next APDU between the same two ports.
 
-        What was received before the request is thrown away; what others say is dropped and counted.
+        What was received before the request is thrown away. A `numbered` request, whose answer the caller knows by
+        its invoke-id, looks for such leftovers only where this peer has had any. What others say is dropped and
+        counted.
 
         Raises:
             FrameError: not a wrapper stream, or an APDU beyond the limit.
@@ -106,20 +112,29 @@ class WrapperClient:
             ValueError: the APDU does not fit.
         """
         message = encode_wrapper(self._client_port, self._server_port, apdu)
-        self._reader.clear()
-        stream.discard_input()
+        if self._untidy or not numbered:
+            self._reader.clear()
+            stream.discard_input()
         stream.send(message, deadline_s)
         return self.receive(stream, deadline_s)
 
     def receive(self, stream: ByteStream, deadline_s: float) -> bytes:
         """The next APDU from the server to the client; raises as `exchange`."""
         reader = self._reader
+        if not reader.is_mid_message:
+            reader.feed(stream.receive(deadline_s))
         while True:
-            message = reader.next()
+            try:
+                message = reader.next()
+            except FrameError:
+                self._untidy = True
+                raise
             if message is None:
                 reader.feed(stream.receive(deadline_s))
                 continue
             source, destination, apdu = message
             if source == self._server_port and destination == self._client_port:
+                if reader.is_mid_message:
+                    self._untidy = True
                 return apdu
             self.foreign_frames += 1

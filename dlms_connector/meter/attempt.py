@@ -104,8 +104,8 @@ class _Recorder:
     channel: ApduChannel
     first: bytes = field(default=b"")
 
-    def exchange(self, apdu: bytes, deadline_s: float) -> bytes:
-        answer = self.channel.exchange(apdu, deadline_s)
+    def exchange(self, apdu: bytes, deadline_s: float, *, numbered: bool = False) -> bytes:
+        answer = self.channel.exchange(apdu, deadline_s, numbered=numbered)
         self.first = self.first or answer
         return answer
 

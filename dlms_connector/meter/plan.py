@@ -6,14 +6,18 @@ does lists; the poller asks for the requests of the periods that are due.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import repeat
+from typing import NamedTuple
 
 from dlms_connector.config.catalogue import default_class
 from dlms_connector.config.reading import RegisterSettings
 from dlms_connector.config.settings import DeviceSettings
 from dlms_connector.cosem.services import AttributeRef, ListRequest, get_request
+from dlms_connector.cosem.values import Value
+from dlms_connector.meter.reading import Plain, Reading, apply_definition, reading_of
 from dlms_connector.obis import Obis
 
 # class -> attributes that carry a scaled value, and where its scaler_unit is (Blue Book 4.3)
@@ -22,6 +26,7 @@ MAX_LIST = 60
 # Within these bounds a quotient of floats is the double nearest to the exact decimal: it prints the same digits.
 MIN_EXACT_EXPONENT = -22
 EXACT_INT = 2**53
+_INTEGERS = {int}
 
 
 @dataclass(slots=True, eq=False)
@@ -51,6 +56,13 @@ class Register:
         applies = exponent if self.settings.scaler == "auto" else self.settings.scaler or 0
         self.divisor = 10**-applies if self._is_plain and MIN_EXACT_EXPONENT <= applies <= 0 else 0
 
+    def present(self, raw: Value) -> Plain:
+        """A raw value of the meter as the operator asked for it; the scaler has to be known."""
+        divisor = self.divisor
+        if divisor and raw.__class__ is int and -EXACT_INT < raw < EXACT_INT:
+            return raw if divisor == 1 else raw / divisor
+        return apply_definition(raw, self.settings, self.exponent or 0)
+
     @property
     def _is_plain(self) -> bool:
         settings = self.settings
@@ -62,12 +74,54 @@ class Register:
         )
 
 
-@dataclass(frozen=True, slots=True)
+class Columns(NamedTuple):
+    """The readings of a batch but for values and time, where nothing but scalers applies."""
+
+    keys: tuple[str, ...]
+    divisors: tuple[int, ...]
+    units: tuple[str, ...]
+
+    def fill(self, results: Sequence[object], ts_ms: int) -> list[Reading] | None:
+        """The readings of these raw values; None unless all are integers that a quotient of floats holds exactly."""
+        if set(map(type, results)) != _INTEGERS:
+            return None
+        numbers: Sequence[int] = results  # type: ignore[assignment]  # just checked
+        if min(numbers) <= -EXACT_INT or max(numbers) >= EXACT_INT:
+            return None
+        values = [
+            number if divisor == 1 else number / divisor
+            for number, divisor in zip(numbers, self.divisors, strict=True)
+        ]
+        return list(map(reading_of, zip(self.keys, values, self.units, repeat(ts_ms), strict=False)))
+
+
+_columns = lru_cache(maxsize=1024)(Columns)  # one for all meters that read the same
+
+
 class Batch:
     """Registers that one request reads: a list, or one register with `list_request` None."""
 
-    registers: tuple[Register, ...]
-    list_request: ListRequest | None
+    __slots__ = ("_columns", "list_request", "registers")
+
+    def __init__(self, registers: tuple[Register, ...], list_request: ListRequest | None) -> None:
+        self.registers = registers
+        self.list_request = list_request
+        self._columns: Columns | None = None
+
+    @property
+    def columns(self) -> Columns | None:
+        """Of a list, once every scaler is known; None for ever where a register has more to it than a scaler."""
+        if (
+            self._columns is None
+            and self.list_request is not None
+            and all(register.divisor for register in self.registers)
+        ):
+            self._columns = _columns(
+                tuple(register.key for register in self.registers),
+                tuple(register.divisor for register in self.registers),
+                tuple(register.unit for register in self.registers),
+            )
+        return self._columns
 
 
 def make_register(entry: RegisterSettings, period_ms: int, *, is_attribute: bool) -> Register:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from decimal import Decimal
+from functools import partial
 from typing import Any, NamedTuple, Union
 
 from dlms_connector.config.reading import ObjectDefinition
@@ -24,6 +26,10 @@ class Reading(NamedTuple):
     value: Plain
     unit: str
     ts_ms: int
+
+
+reading_of: Callable[[tuple[str, Plain, str, int]], Reading] = partial(tuple.__new__, Reading)
+"""A reading from its four fields in order, for many at once: at half the price of the constructor."""
 
 
 def to_plain(value: Value) -> Plain:

@@ -33,9 +33,9 @@ from dlms_connector.link.channel import Channel
 from dlms_connector.link.line import Priority
 from dlms_connector.meter.counters import InvocationCounters
 from dlms_connector.meter.parameters import association_parameters, public_client
-from dlms_connector.meter.plan import EXACT_INT, Batch, ReadPlan, Register
+from dlms_connector.meter.plan import Batch, ReadPlan, Register
 from dlms_connector.meter.reader import FACT_ABILITIES, RegisterReader
-from dlms_connector.meter.reading import Plain, Reading, apply_definition
+from dlms_connector.meter.reading import Reading
 from dlms_connector.state import StateStore
 
 _LOST_RELEASES = 2  # in a row: one may have been lost on the way
@@ -269,19 +269,20 @@ class MeterSession:
             self.abandon()
             raise
         ts_ms = self._wall_ms()
+        columns = batch.columns
+        filled = columns.fill(results, ts_ms) if columns is not None else None
+        return self._readings(batch, results, ts_ms) if filled is None else filled
+
+    def _readings(self, batch: Batch, results: Sequence[Value | ObjectError], ts_ms: int) -> list[Reading]:
+        """Results of any kind, one by one."""
         readings = []
         for register, result in zip(batch.registers, results, strict=True):
-            divisor = register.divisor
-            if divisor and result.__class__ is int and -EXACT_INT < result < EXACT_INT:
-                value: Plain = result if divisor == 1 else result / divisor
-            elif isinstance(result, ObjectError):
+            if isinstance(result, ObjectError):
                 self._set_aside(register, result)
                 continue
-            elif register.exponent is None:
+            if register.exponent is None:
                 continue
-            else:
-                value = apply_definition(result, register.settings, register.exponent)
-            readings.append(Reading(register.key, value, register.unit, ts_ms))
+            readings.append(Reading(register.key, register.present(result), register.unit, ts_ms))
         return readings
 
     def learn_scalers(self, registers: Sequence[Register]) -> None:

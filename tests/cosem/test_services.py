@@ -27,7 +27,7 @@ class Script:
         self._answers = list(answers)
         self._pending: list[bytes] = []
 
-    def exchange(self, apdu: bytes, deadline_s: float) -> bytes:
+    def exchange(self, apdu: bytes, deadline_s: float, *, numbered: bool = False) -> bytes:
         self.requests.append(apdu)
         self._pending = [make(apdu[2]) for make in self._answers.pop(0)]
         return self.receive(deadline_s)

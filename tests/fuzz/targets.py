@@ -49,7 +49,7 @@ class Script:
         self._at = 0
         self.answers = 0
 
-    def exchange(self, apdu: bytes, deadline_s: float) -> bytes:
+    def exchange(self, apdu: bytes, deadline_s: float, *, numbered: bool = False) -> bytes:
         """The next part; an invoke-id is made to fit, so that the fuzzer gets past it."""
         answer = self.receive(deadline_s)
         if len(answer) > 2 and answer[0] in (0xC4, 0xC5, 0xC7) and len(apdu) > 2:

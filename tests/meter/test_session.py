@@ -369,8 +369,8 @@ class TamperingChannel:
         self._inner = inner
         self._change = change
 
-    def exchange(self, apdu: bytes, deadline_s: float) -> bytes:
-        return self._change(apdu, self._inner.exchange(apdu, deadline_s))
+    def exchange(self, apdu: bytes, deadline_s: float, *, numbered: bool = False) -> bytes:
+        return self._change(apdu, self._inner.exchange(apdu, deadline_s, numbered=numbered))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
@@ -587,8 +587,8 @@ def test_the_answer_to_the_request_before_is_dropped_and_the_right_one_taken(cli
         class Lagging(TamperingChannel):
             """Repeats the former answer before each new one."""
 
-            def exchange(self, apdu: bytes, deadline_s: float) -> bytes:
-                queue.append(self._inner.exchange(apdu, deadline_s))
+            def exchange(self, apdu: bytes, deadline_s: float, *, numbered: bool = False) -> bytes:
+                queue.append(self._inner.exchange(apdu, deadline_s, numbered=numbered))
                 return queue.pop(0) if len(queue) > 1 else queue[0]
 
             def receive(self, deadline_s: float) -> bytes:
