@@ -12,11 +12,10 @@ import pytest
 
 from dlms_connector.config.settings import DeviceSettings
 from dlms_connector.link import resolver
-from dlms_connector.meter.session import MeterSession
 from dlms_connector.obis import Obis
 from dlms_connector.simulator.fleet import WRAPPER, FleetSettings, LineSettings, SimulatedFleet
 from dlms_connector.simulator.meter import MeterSettings
-from tests.support.pollers import RunningPollers, wait_until
+from tests.support.pollers import Attempts, RunningPollers, wait_until
 from tests.support.readers import device_settings
 
 KEYS = ["voltage_l1", "active_energy"]
@@ -33,19 +32,6 @@ def entry(fleet: SimulatedFleet, serial: str, **more: Any) -> DeviceSettings:
         **more,
     }
     return device_settings(fleet, serial, **settings)
-
-
-class Attempts:
-    """When a session was opened, or tried to be."""
-
-    def __init__(self, session: MeterSession) -> None:
-        self.moments_s: list[float] = []
-        self._open = session.open
-        session.open = self._watched  # type: ignore[method-assign]
-
-    def _watched(self) -> None:
-        self.moments_s.append(time.monotonic())
-        self._open()
 
 
 def test_a_meter_that_is_off_at_the_start_is_found_when_it_comes_and_announced_then() -> None:

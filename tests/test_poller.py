@@ -5,6 +5,7 @@ Each row of a table is one meter of its own; the meters of a state run side by s
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +22,8 @@ from dlms_connector.meter.session import MeterSession
 from dlms_connector.obis import Obis
 from dlms_connector.simulator.faults import Fault, FaultKind, Stage
 from dlms_connector.simulator.fleet import HDLC, WRAPPER, FleetSettings, LineSettings, SimulatedFleet
-from dlms_connector.simulator.meter import ClientSettings, MeterSettings
+from dlms_connector.simulator.line import LineConnection
+from dlms_connector.simulator.meter import ClientSettings, LogicalDevice, MeterSettings
 from dlms_connector.simulator.quantities import scaled_value
 from dlms_connector.surroundings import Command
 from tests.support.pollers import RunningPollers, wait_until
@@ -52,6 +54,9 @@ def _secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POLLER_PASSWORD", SECRET.decode())
     monkeypatch.setenv("POLLER_EK", ENCRYPTION_KEYS[0].hex())
     monkeypatch.setenv("POLLER_AK", AUTHENTICATION_KEYS[0].hex())
+
+
+Happening = Callable[[SimulatedFleet, str], None]
 
 
 CLIENTS: dict[str, dict[str, Any]] = {
@@ -109,11 +114,11 @@ def rows(stage: Stage, skip: int) -> Iterator[Row]:
     if stage in (Stage.SNRM, Stage.DISC):
         return
     if stage is Stage.AARQ:
-        yield from (
-            Row(f"diagnostic {code}", Fault(FaultKind.AARE_REFUSAL, stage, code=code)) for code in range(15)
-        )
-        return
-    if stage is Stage.RLRQ:
+        yield from (row(FaultKind.AARE_REFUSAL, code=code) for code in range(15))
+        yield from (row(FaultKind.AARE_PROVIDER_REFUSAL, code=code) for code in range(3))
+    if stage in (Stage.AARQ, Stage.RLRQ):
+        yield from (row(FaultKind.EXCEPTION, code=code) for code in (1, 2, 3, 4, 5, 6))
+        yield row(FaultKind.SERVICE_ERROR)
         return
     yield row(FaultKind.WRONG_INVOKE_ID)
     yield from (row(FaultKind.EXCEPTION, code=code) for code in (1, 2, 3, 4, 5))
@@ -140,6 +145,9 @@ STATES = {
     "block k": State(Stage.GET_NEXT, skip=1, entry={"timeseries": [*KEYS, LONG]}, max_pdu_bytes=100),
     "list": State(Stage.GET_LIST),
     "profile": State(Stage.GET, entry={"profiles": [PROFILE]}, provoke="start"),
+    "profile rows": State(
+        Stage.GET, 6, {"profiles": [PROFILE]}, provoke="start"
+    ),  # after columns and scalers
     "profile block": State(Stage.GET_NEXT, 0, {"profiles": [PROFILE]}, max_pdu_bytes=250, provoke="start"),
     "RLRQ": State(Stage.RLRQ, provoke="pause"),
     "DISC": State(Stage.DISC, provoke="pause"),
@@ -305,19 +313,23 @@ def _recoveries(running: RunningPollers, table: dict[str, Row]) -> dict[str, flo
 # idle: nothing is being asked when it happens
 
 
-def _write_to(fleet: SimulatedFleet, serial: str, data: bytes) -> None:
-    connections = fleet.fleet.line_of(serial).line.connections
-    fleet.call(lambda: [connection.stream.write(data) for connection in list(connections)])
+def _on_stream(act: Callable[[LineConnection, LogicalDevice], object]) -> Happening:
+    """Something that the meter or its converter does to the connection on its own."""
+
+    def happen(fleet: SimulatedFleet, serial: str) -> None:
+        connections = fleet.fleet.line_of(serial).line.connections
+        device = fleet.device(serial)
+        fleet.call(lambda: [act(connection, device) for connection in list(connections)])
+
+    return happen
 
 
-def _end_of_file(fleet: SimulatedFleet, serial: str) -> None:
-    connections = fleet.fleet.line_of(serial).line.connections
-    fleet.call(lambda: [connection.stream.write_eof() for connection in list(connections)])
+def _again(kind: FaultKind | None = None, pause_s: float | None = None) -> Happening:
+    return _on_stream(lambda connection, _: connection.say_again(kind, pause_s))
 
 
-def _close(fleet: SimulatedFleet, serial: str) -> None:
-    connections = fleet.fleet.line_of(serial).line.connections
-    fleet.call(lambda: [connection.stream.close() for connection in list(connections)])
+def _push(apdu: str) -> Happening:
+    return _on_stream(lambda connection, device: connection.push(device, bytes.fromhex(apdu)))
 
 
 def _power_cycle(fleet: SimulatedFleet, serial: str) -> None:
@@ -325,30 +337,42 @@ def _power_cycle(fleet: SimulatedFleet, serial: str) -> None:
     fleet.power(True, [serial])
 
 
-def _away(fleet: SimulatedFleet, serial: str) -> None:
-    fleet.power(False, [serial])
-    wait_until(lambda: fleet.line_counters(serial).connections_now == 0)
-    time.sleep(1.0)  # several attempts are refused meanwhile
-    fleet.power(True, [serial])
-
-
-IDLE: dict[str, Callable[[SimulatedFleet, str], None]] = {
+IDLE: dict[str, Happening] = {
     "reset": lambda fleet, serial: fleet.drop_connections(serial),
-    "close": _close,
-    "half-close": _end_of_file,
-    "garbage": lambda fleet, serial: _write_to(fleet, serial, b"\x7e\xa0\x55garbage" * 20),
-    "late answer": lambda fleet, serial: _write_to(
-        fleet, serial, bytes.fromhex("0001000100010009c401c500121234567a")
-    ),
-    "half a frame": lambda fleet, serial: _write_to(fleet, serial, b"\x7e\xa8\x20\x03"),
+    "close": _on_stream(lambda connection, _: connection.stream.close()),
+    "half-close": _on_stream(lambda connection, _: connection.stream.write_eof()),
+    "drip": _again(pause_s=0.02),
+    "drip of rubbish": _again(FaultKind.GARBAGE, pause_s=0.02),
+    "truncated": _again(FaultKind.TRUNCATED),
+    "garbage": _again(FaultKind.GARBAGE),
+    "extra bytes": _on_stream(lambda connection, _: connection.stream.write(os.urandom(7))),
+    "half a header": _on_stream(lambda connection, _: connection.stream.write(b"\x00\x01\x00")),
+    "bad fcs": _again(FaultKind.BAD_FCS),
+    "wrong address": _again(FaultKind.WRONG_ADDRESS),
+    "late answer": _again(),
+    "duplicate": _again(FaultKind.DUPLICATE),
+    "answer to nothing": _push("c401c500121234"),
+    "list to nothing": _push("c403c602000600000001000600000002"),
+    "access error": _push("c401c70102"),
+    "exception response": _push("d80102"),
+    "service error": _push("0e050100"),
+    "aare": _push("6129a109060760857405080101a203020100a305a103020100be10040e0800065f1f0400007e1f04000007"),
+    "rlre": _push("6303800100"),
+    "notification": _push("0f00000001001601"),
     "power cycle": _power_cycle,
-    "connect refused": _away,
+}
+AWAY: dict[str, tuple[Happening, Happening]] = {
+    "silence": (SimulatedFleet.freeze, SimulatedFleet.thaw),
+    "power off": (
+        lambda fleet, serial: fleet.power(False, [serial]),
+        lambda fleet, serial: fleet.power(True, [serial]),
+    ),
 }
 
 
 @pytest.mark.parametrize("framing", [WRAPPER, HDLC])
 def test_every_fault_while_idle(framing: str) -> None:
-    table = {_serial(index): name for index, name in enumerate(IDLE)}
+    table = {_serial(index): name for index, name in enumerate((*IDLE, *AWAY))}
     healthy = [_serial(len(table) + index) for index in range(HEALTHY)]
     with SimulatedFleet(
         FleetSettings(tuple(meter(serial, framing) for serial in [*table, *healthy]))
@@ -358,9 +382,21 @@ def test_every_fault_while_idle(framing: str) -> None:
             running.add(entry_for(fleet, serial))
         with running:
             running.wait_for_readings(more=2 * len(KEYS))
-            for serial, name in table.items():
-                IDLE[name](fleet, serial)
-                running.wait_for_readings([serial], 2 * len(KEYS), RECOVERY_S + 1)
+            for _ in range(2):
+                for serial, name in table.items():
+                    if name in IDLE:
+                        IDLE[name](fleet, serial)
+                    else:
+                        AWAY[name][0](fleet, serial)
+                away = {serial: AWAY[name] for serial, name in table.items() if name in AWAY}
+                running.wait_for_readings([*set(table) - set(away)], 2 * len(KEYS), RECOVERY_S + 1)
+                for serial, (_, heal) in away.items():
+                    health = running.pollers[serial].health
+                    wait_until(lambda health=health: health.state == "offline")
+                    tried = health.reconnects
+                    wait_until(lambda health=health, tried=tried: health.reconnects >= tried + 2)
+                    heal(fleet, serial)
+                running.wait_for_readings(away, 2 * len(KEYS), RECOVERY_S + 1)
             running.check_values()
             running.check_punctual(healthy, PERIOD_MS / 1000)
         assert fleet.totals().meters.associations_open_max == 1

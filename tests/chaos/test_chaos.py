@@ -10,26 +10,14 @@ import pytest
 
 from dlms_connector.simulator.fleet import HDLC, WRAPPER, FleetSettings, LineSettings, SimulatedFleet
 from dlms_connector.simulator.meter import MeterSettings
-from tests.support.chaos_proxy import ON_ANSWER, ON_CONNECT, Chaos, ChaosProxy
+from tests.support.chaos_proxy import ON_ANSWER, Chaos, ChaosProxy
 from tests.support.pollers import RunningPollers, wait_until
 from tests.support.readers import device_settings, transport_of
-from tests.support.simulated import (
-    AUTHENTICATION_KEYS,
-    CLIENT_TITLE,
-    ENCRYPTION_KEYS,
-    clients,
-    secured_client,
-)
+from tests.support.simulated import CLIENT_TITLE, clients, secured_client
 
 TIMEOUT_MS = 300
 KEYS = ["voltage_l1", "voltage_l2", "current_l1", "active_energy"]
 METERS = 8
-
-
-@pytest.fixture(autouse=True)
-def _secrets(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CHAOS_EK", ENCRYPTION_KEYS[0].hex())
-    monkeypatch.setenv("CHAOS_AK", AUTHENTICATION_KEYS[0].hex())
 
 
 def chaos_fleet(framing: str, count: int) -> SimulatedFleet:
@@ -90,20 +78,6 @@ def test_each_kind_once(framing: str) -> None:
                 proxy.once(fault)
             wait_until(lambda: all(proxy.applied for proxy in scene.proxies.values()))
             running.wait_for_readings(more=3 * len(KEYS), timeout_s=10)
-            running.check_values()
-
-
-@pytest.mark.parametrize("framing", [WRAPPER, HDLC])
-def test_connections_that_do_not_come_about(framing: str) -> None:
-    with ExitStack() as stack:
-        scene = Scene(stack, framing, len(ON_CONNECT))
-        for proxy, fault in zip(scene.proxies.values(), ON_CONNECT, strict=True):
-            proxy.on_connect = fault
-        with scene.running as running:
-            # A banner before the first request is thrown away; the others are tried again and again.
-            wait_until(lambda: all(proxy.connections >= 3 for proxy in list(scene.proxies.values())[:2]))
-            scene.heal()
-            running.wait_for_readings(more=2 * len(KEYS), timeout_s=10)
             running.check_values()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import socket
 from collections.abc import Callable
 from enum import Enum
 from types import TracebackType
@@ -14,7 +15,7 @@ _DRIP_S = 0.01
 
 
 class Chaos(str, Enum):
-    """What happens to the next chunk of the meter's bytes; the last three concern new connections."""
+    """What happens to the next chunk of the meter's bytes; those from REFUSE on concern new connections."""
 
     PASS = "pass"
     CUT = "cut"  # reset of both sides
@@ -30,10 +31,42 @@ class Chaos(str, Enum):
     REFUSE = "refuse"  # accepted and reset at once
     MUTE = "mute"  # accepted, never a byte
     BANNER = "banner"  # rubbish first
+    HANG_UP = "hang up"  # accepted and closed at once
+    LISTEN_ONLY = "listen only"  # end of file at once, the other direction stays open
+    CHATTER = "chatter"  # rubbish, byte by byte and without end
+    LATE = "late"  # accepted, forwarded after `delay_s`
 
 
-ON_CONNECT = (Chaos.REFUSE, Chaos.MUTE, Chaos.BANNER)
+ON_CONNECT = (
+    Chaos.REFUSE,
+    Chaos.MUTE,
+    Chaos.BANNER,
+    Chaos.HANG_UP,
+    Chaos.LISTEN_ONLY,
+    Chaos.CHATTER,
+    Chaos.LATE,
+)
 ON_ANSWER = tuple(kind for kind in Chaos if kind not in (*ON_CONNECT, Chaos.PASS))
+
+
+class BlackHole:
+    """A port to which connections hang, as to a host that drops packets; `close` frees the port."""
+
+    def __init__(self) -> None:
+        self._sockets = [socket.socket()]
+        listener = self._sockets[0]
+        listener.bind(("127.0.0.1", 0))
+        self.port: int = listener.getsockname()[1]
+        listener.listen(0)
+        for _ in range(3):  # its queue is full now, and nobody takes anything out
+            filler = socket.socket()
+            filler.setblocking(False)
+            filler.connect_ex(("127.0.0.1", self.port))
+            self._sockets.append(filler)
+
+    def close(self) -> None:
+        for item in self._sockets:
+            item.close()
 
 
 class ChaosProxy:
@@ -72,8 +105,15 @@ class ChaosProxy:
 
         self.next_fault = take
 
+    def move(self, port: int) -> None:
+        """Listen there instead."""
+        if self._server is not None:
+            self._thread.call(self._server.close)
+        self.port = port
+        self._thread.run(self._listen())
+
     async def _listen(self) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -83,7 +123,14 @@ class ChaosProxy:
                 writer.transport.abort()
             elif self.on_connect is Chaos.MUTE:
                 await reader.read(-1)
-            else:
+            elif self.on_connect is Chaos.LISTEN_ONLY:
+                writer.write_eof()
+                await reader.read(-1)
+            elif self.on_connect is Chaos.CHATTER:
+                await self._chatter(reader, writer)
+            elif self.on_connect is not Chaos.HANG_UP:
+                if self.on_connect is Chaos.LATE:
+                    await asyncio.sleep(self.delay_s)
                 if self.on_connect is Chaos.BANNER:
                     writer.write(b"\r\nWelcome to your converter\r\n")
                 await self._forward(reader, writer)
@@ -91,6 +138,15 @@ class ChaosProxy:
             pass
         finally:
             writer.close()
+
+    async def _chatter(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        hearing = asyncio.create_task(reader.read(-1))
+        try:
+            while not hearing.done():
+                writer.write(self.random.randbytes(1))
+                await asyncio.sleep(_DRIP_S)
+        finally:
+            hearing.cancel()
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         meter_reader, meter_writer = await asyncio.open_connection("127.0.0.1", self._target_port)

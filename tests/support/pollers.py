@@ -18,6 +18,7 @@ from dlms_connector.health import Health
 from dlms_connector.link.line import Line
 from dlms_connector.meter.profile import ProfileReader, ProfileTask
 from dlms_connector.meter.reading import Reading
+from dlms_connector.meter.session import MeterSession
 from dlms_connector.poller import DevicePoller
 from dlms_connector.simulator.fleet import SimulatedFleet
 from dlms_connector.simulator.quantities import QUANTITIES, scaled_value
@@ -209,6 +210,19 @@ class RunningPollers:
             arrivals = self.uplink.arrivals[name]
             gaps = [after - before for before, after in itertools.pairwise(arrivals)]
             assert max(gaps, default=0.0) < 2 * period_s, (name, max(gaps))
+
+
+class Attempts:
+    """When a session was opened, or tried to be."""
+
+    def __init__(self, session: MeterSession) -> None:
+        self.moments_s: list[float] = []
+        self._open = session.open
+        session.open = self._watched  # type: ignore[method-assign]
+
+    def _watched(self) -> None:
+        self.moments_s.append(time.monotonic())
+        self._open()
 
 
 def wait_until(
