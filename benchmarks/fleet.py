@@ -97,23 +97,27 @@ def draw(rows: Sequence[dict[str, Any]]) -> None:
 
 
 def limit(row: dict[str, Any]) -> str:
-    """What a run that lost something was held up by, as far as CPU tells it."""
+    """What a run that lost something was held up by: what is full, and what its polls or values suffered."""
     if "error" in row:
         return str(row["error"])
     cores = psutil.cpu_count() or 1
-    shares = (
-        f"gateway {row['cpu_percent']:.0f} %, simulator {row['simulator_cpu_percent']:.0f} %, "
-        f"stand-in {row['server_cpu_percent']:.0f} % of a core"
-    )
+    ours = row["cpu_percent"] + row["simulator_cpu_percent"] + row["server_cpu_percent"]
+    others = max(0.0, row["machine_cpu_percent"] * cores - ours)
     if row["cpu_percent"] >= _BUSY_PERCENT:
-        return f"the gateway process: one interpreter lock, one core ({shares})"
-    if row["machine_cpu_percent"] >= _BUSY_PERCENT:
-        return f"this machine's {cores} cores, which simulator and stand-in share with the gateway ({shares})"
-    if row["simulator_cpu_percent"] >= _BUSY_PERCENT:
-        return f"the simulated meters, not the gateway ({shares})"
-    if row["server_cpu_percent"] >= _BUSY_PERCENT:
-        return f"the stand-in for ThingsBoard, not the gateway ({shares})"
-    return f"no CPU: the gateway's own pace of sending ({shares})"
+        full = "the gateway process: one interpreter lock, one core"
+    elif row["machine_cpu_percent"] >= _BUSY_PERCENT:
+        full = f"this machine: its {cores} cores are full"
+    elif row["simulator_cpu_percent"] >= _BUSY_PERCENT:
+        full = "the simulated meters, not the gateway"
+    elif row["server_cpu_percent"] >= _BUSY_PERCENT:
+        full = "the stand-in for ThingsBoard, not the gateway"
+    else:
+        full = "not a full core"
+    return (
+        f"{full} (% of a core: gateway {row['cpu_percent']:.0f}, simulator {row['simulator_cpu_percent']:.0f}, "
+        f"stand-in {row['server_cpu_percent']:.0f}, everything else on the machine {others:.0f}; "
+        f"late p99 {row['late_p99_s']:g} s, end to end p99 {row['e2e_p99_s']:g} s)"
+    )
 
 
 def highest_rate(count: int, first_period_s: float, seconds: float, halvings: int) -> list[dict[str, Any]]:

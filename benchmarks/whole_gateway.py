@@ -43,7 +43,6 @@ REGISTERS = tuple(
         + [f"1-0:{item.c}.{item.d}.{item.e}" for item in QUANTITIES.values()]
     )
 )
-_BASE_PORT = 12_000
 _METERS_A_PROCESS = 4_000  # two descriptors each; a process often may not open more than 20,000
 _CLOCKS_DIFFER_S = 0.05  # the grid is kept in monotonic time, timestamps are wall time
 _SMOOTHING = 0.1  # of the latency, see health.Health.cycle
@@ -155,7 +154,6 @@ class Meters:
             MeterProcess(
                 FleetSettings.uniform(
                     min(_METERS_A_PROCESS, count - first),
-                    base_port=_BASE_PORT + first,
                     first_serial=first + 1,
                     latency_s=latency_s,
                 )
