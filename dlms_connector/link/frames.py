@@ -22,7 +22,7 @@ _SEGMENTED = 0x0800
 _CHECK_BYTES = 2
 _ADDRESS_MAX_BYTES = 4
 _HEADER_MIN_BYTES = 1 + 2 + 1 + 1 + 1 + _CHECK_BYTES
-_HEADER_MAX_BYTES = 1 + 2 + 2 * _ADDRESS_MAX_BYTES + 1 + _CHECK_BYTES
+_ENDLESS, _UNFINISHED = 0, -1
 _CRC_SEED = 0xFFFF
 _CRC_INTACT = 0x1D0F
 """What `crc_hqx` leaves behind over content and its own check sequence (0xF0B8, reflected)."""
@@ -167,13 +167,13 @@ class FrameReader:
         end = (frame_format & FRAME_LENGTH_MAX_BYTES) + 1
         if end < _HEADER_MIN_BYTES:
             return _BAD_HEADER
-        if len(buffer) < min(end, _HEADER_MAX_BYTES):
-            return None
         destination_end = _address_end(buffer, 3)
-        source_end = _address_end(buffer, destination_end) if destination_end else 0
+        source_end = _address_end(buffer, destination_end) if destination_end > 0 else destination_end
         checked_end = source_end + 1 + _CHECK_BYTES
-        if not source_end or checked_end > end:
+        if source_end == _ENDLESS or checked_end > end:
             return _BAD_HEADER
+        if source_end == _UNFINISHED or len(buffer) < checked_end:
+            return None
         header = buffer[1:checked_end]
         if crc_hqx(header.translate(_REFLECT), _CRC_SEED) != _CRC_INTACT:
             return _BAD_HEADER
@@ -198,10 +198,14 @@ class FrameReader:
 
 
 def _address_end(buffer: bytearray, start: int) -> int:
-    """Index behind the address at `start`, whose last byte alone has bit 0 set; 0 if it does not end."""
-    if buffer[start] & 1:
+    """Index behind the address at `start`, whose last byte alone has bit 0 set.
+
+    `_ENDLESS` if it does not end in four bytes, `_UNFINISHED` if it may in bytes still to come.
+    """
+    if start < len(buffer) and buffer[start] & 1:
         return start + 1
-    for index, value in enumerate(buffer[start : start + _ADDRESS_MAX_BYTES], start + 1):
+    part = buffer[start : start + _ADDRESS_MAX_BYTES]
+    for index, value in enumerate(part, start + 1):
         if value & 1:
             return index
-    return 0
+    return _ENDLESS if len(part) == _ADDRESS_MAX_BYTES else _UNFINISHED

@@ -233,3 +233,10 @@ def test_gurux_association_request_is_read() -> None:
     assert (frame.destination, frame.source) == (METER, CLIENT)
     assert frame.information[:4] == b"\xe6\xe6\x00\x60"
     assert encode(frame) == bytes(raw)
+
+
+def test_a_stray_byte_before_the_opening_flag_costs_no_frame() -> None:
+    """Closing flag, 0xA0, flag: that looks like a frame of 126 bytes until its header check is computed."""
+    frame = Frame(b"\x01", b"\x01", 0)
+    stream = encode(frame) + b"\xa0" + encode(frame)
+    assert [seen for seen in read_all(stream) if isinstance(seen, Frame)] == [frame, frame]
