@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
+from functools import lru_cache
 from math import isfinite
 
 import simplejson
@@ -31,7 +32,7 @@ _KEEP_TEXT_SUFFIX = " "
 
 
 class UplinkConverter:
-    """Converts the readings of one device; keys and strategies are made once.
+    """Converts the readings of one device.
 
     Args:
         on_dropped: told of a value that cannot be sent: key and reason.
@@ -41,13 +42,11 @@ class UplinkConverter:
         self._name = device.device_name
         self._type = device.device_type
         self._on_dropped = on_dropped
-        self._default = _strategy(device.report_strategy)
-        self._received = ReportStrategyConfig({"type": "ON_RECEIVED"})
+        self._default = device.report_strategy
         self._keys = {
-            entry.key: DatapointKey(entry.key, _strategy(entry.report_strategy) or self._default)
+            entry.key: _datapoint_key(entry.key, entry.report_strategy or self._default)
             for entry in (*device.timeseries, *device.attributes)
         }
-        self._row_keys: dict[str, DatapointKey] = {}
 
     def convert(
         self, telemetry: Sequence[Reading], attributes: Sequence[Reading], received_ms: int
@@ -64,7 +63,7 @@ class UplinkConverter:
     def convert_rows(self, readings: Sequence[Reading], received_ms: int) -> ConvertedData | None:
         """Rows of a profile: the meter's timestamps, kept by every report strategy (ON_RECEIVED)."""
         data = ConvertedData(self._name, self._type, metadata={"receivedTs": received_ms})
-        self._add_telemetry(data, readings, self._row_key)
+        self._add_telemetry(data, readings, _row_key)
         return data if data.telemetry else None
 
     def _add_telemetry(
@@ -81,13 +80,7 @@ class UplinkConverter:
     def _key(self, key: str) -> DatapointKey:
         known = self._keys.get(key)
         if known is None:
-            known = self._keys[key] = DatapointKey(key, self._default)
-        return known
-
-    def _row_key(self, key: str) -> DatapointKey:
-        known = self._row_keys.get(key)
-        if known is None:
-            known = self._row_keys[key] = DatapointKey(key, self._received)
+            known = self._keys[key] = _datapoint_key(key, self._default)
         return known
 
     def _value(self, reading: Reading) -> TelemetryValue | None:
@@ -128,9 +121,20 @@ def _number(value: Decimal) -> float | None:
     return round(number, 15) if abs(number) < 1 else number
 
 
-def _strategy(settings: ReportStrategy | None) -> ReportStrategyConfig | None:
-    if settings is None:
-        return None
+# The meters of a fleet have the same keys: each is made once for all of them.
+
+
+@lru_cache(maxsize=4096)
+def _row_key(key: str) -> DatapointKey:
+    return DatapointKey(key, ReportStrategyConfig({"type": "ON_RECEIVED"}))
+
+
+@lru_cache(maxsize=4096)
+def _datapoint_key(key: str, strategy: ReportStrategy | None) -> DatapointKey:
+    return DatapointKey(key, None if strategy is None else _strategy(strategy))
+
+
+def _strategy(settings: ReportStrategy) -> ReportStrategyConfig:
     config: dict[str, str | int] = {"type": settings.type}
     if settings.report_period_ms is not None:
         config["reportPeriod"] = settings.report_period_ms
