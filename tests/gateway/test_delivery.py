@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+from typing import Any
 
+import paho.mqtt.client as paho
 import pytest
 from tb_device_mqtt import TBPublishInfo
 
@@ -91,3 +97,71 @@ def test_only_known_code_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
         assert len(log.warnings) == 1
     finally:
         delivery.uninstall()
+
+
+class FakeGateway:
+    """What `delivery` looks at in the gateway's service."""
+
+    def __init__(self) -> None:
+        self.stopped = False
+        self.in_flight: dict[int, Any] = {}
+        self.tb_client = SimpleNamespace(
+            client=SimpleNamespace(_client=SimpleNamespace(_out_messages=self.in_flight))
+        )
+        self._TBGatewayService__messages_confirmation_executor = ThreadPoolExecutor(2)
+
+    def publish(self, mid: int, rc: int = 0) -> paho.MQTTMessageInfo:
+        info = paho.MQTTMessageInfo(mid)
+        info.rc = paho.MQTTErrorCode(rc)
+        self.in_flight[mid] = info
+        return info
+
+    def confirm(self, *infos: paho.MQTTMessageInfo) -> Any:
+        """As the gateway does: in a thread of its executor."""
+        executor = self._TBGatewayService__messages_confirmation_executor
+        return executor.submit(TBPublishInfo(list(infos)).get)
+
+
+@pytest.fixture
+def patched() -> Iterator[FakeGateway]:
+    gateway = FakeGateway()
+    assert delivery.install(gateway, 0.6, SimpleNamespace(warning=print))
+    yield gateway
+    delivery.uninstall()
+    gateway._TBGatewayService__messages_confirmation_executor.shutdown()
+
+
+def test_success_is_told_for_what_was_acknowledged_alone(patched: FakeGateway) -> None:
+    first, second = patched.publish(1), patched.publish(2)
+    answer = patched.confirm(first, second)
+    first._set_as_published()
+    assert not answer.done()
+    second._set_as_published()
+    assert answer.result(5) == TBPublishInfo.TB_ERR_SUCCESS
+
+
+@pytest.mark.parametrize("end", ["nothing comes", "the connection breaks", "the gateway stops"])
+def test_what_was_not_acknowledged_is_sent_again(patched: FakeGateway, end: str) -> None:
+    info = patched.publish(1)
+    began_s = time.monotonic()
+    answer = patched.confirm(info)
+    if end == "the connection breaks":
+        patched.in_flight.clear()
+    elif end == "the gateway stops":
+        patched.stopped = True
+    assert answer.result(5) == TBPublishInfo.TB_ERR_CONN_LOST
+    assert (time.monotonic() - began_s >= 0.6) is (end == "nothing comes")
+
+
+def test_the_thread_that_stores_readings_waits_no_longer_than_before(patched: FakeGateway) -> None:
+    """It connects devices; half a minute for each in a black hole would keep all readings in memory."""
+    delivery.install(patched, 30.0, SimpleNamespace(warning=print))
+    began_s = time.monotonic()
+    assert TBPublishInfo([patched.publish(1)]).get() == TBPublishInfo.TB_ERR_SUCCESS
+    assert time.monotonic() - began_s < 5
+
+
+def test_a_connection_lost_while_a_device_is_connected_raises_nothing(patched: FakeGateway) -> None:
+    """An exception there would cost the rest of a batch of up to a thousand readings."""
+    lost = patched.publish(1, rc=paho.MQTT_ERR_NO_CONN)
+    assert TBPublishInfo([lost]).get() == TBPublishInfo.TB_ERR_NO_CONN
