@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from dlms_cosem.enumerations import (
     AcseServiceProviderDiagnostics,
@@ -123,10 +124,21 @@ def iterate_tlv(data: bytes, offset: int, end: int) -> Iterator[tuple[int, bytes
         offset = start + length
 
 
-def encode_initiate(conformance: Conformance, max_pdu_size: int, dedicated_key: bytes | None) -> bytes:
-    """An InitiateRequest in A-XDR."""
+def encode_initiate(*, ciphered: bool, max_pdu_size: int, dedicated_key: bytes | None) -> bytes:
+    """An InitiateRequest in A-XDR that proposes what we can process."""
+    if dedicated_key is None:
+        return _initiate_without_key(ciphered, max_pdu_size)
+    return _initiate(ciphered, max_pdu_size, dedicated_key)
+
+
+@lru_cache(maxsize=64)
+def _initiate_without_key(ciphered: bool, max_pdu_size: int) -> bytes:
+    return _initiate(ciphered, max_pdu_size, None)
+
+
+def _initiate(ciphered: bool, max_pdu_size: int, dedicated_key: bytes | None) -> bytes:
     request = InitiateRequest(
-        proposed_conformance=conformance,
+        proposed_conformance=PROPOSED_CONFORMANCE_CIPHERED if ciphered else PROPOSED_CONFORMANCE,
         client_max_receive_pdu_size=max_pdu_size,
         dedicated_key=dedicated_key,
     )
@@ -231,6 +243,7 @@ class InitiateAnswer:
     max_pdu_size: int
 
 
+@lru_cache(maxsize=256)  # the meters of a fleet negotiate the same
 def decode_initiate_response(apdu: bytes) -> InitiateAnswer:
     """Read an InitiateResponse (plain).
 

@@ -129,9 +129,10 @@ class Association:
         parameters = self._parameters
         challenge = self._first_value()
         cipher = self._cipher
-        offered = acse.PROPOSED_CONFORMANCE_CIPHERED if self._ciphered else acse.PROPOSED_CONFORMANCE
         self._initiate = acse.encode_initiate(
-            offered, parameters.max_pdu_size, cipher.dedicated_key if cipher else None
+            ciphered=self._ciphered,
+            max_pdu_size=parameters.max_pdu_size,
+            dedicated_key=cipher.dedicated_key if cipher else None,
         )
         security = parameters.security
         aarq = acse.encode_aarq(
@@ -318,7 +319,8 @@ class Association:
         """
         cipher = self._cipher
         information = cipher.protect_initiate(self._initiate) if cipher and self._ciphered else None
-        answer = self._channel.exchange(acse.encode_rlrq(information), self._deadline())
+        # Numbered it is not, but a late answer to a request is known by its tag.
+        answer = self._channel.exchange(acse.encode_rlrq(information), self._deadline(), numbered=True)
         for _ in range(_MAX_DIVERTED):
             if answer[:1] and answer[0] not in _NOTIFICATIONS and answer[0] not in (0xC4, 0xC5, 0xC7):
                 return

@@ -215,7 +215,7 @@ class WrapperChannel(_LineChannel):
         return self._wrapper.foreign_frames
 
     def _enter(self, stream: ByteStream, deadline_s: float) -> None:
-        self._wrapper.reset()
+        self._wrapper.begin(stream)
 
     def _transfer(self, stream: ByteStream, deadline_s: float, apdu: bytes, numbered: bool) -> bytes:
         return self._wrapper.exchange(stream, apdu, deadline_s, numbered=numbered)

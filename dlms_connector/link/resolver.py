@@ -44,6 +44,8 @@ def resolve(host: str, port: int, deadline_s: float, interrupt: Interrupt) -> li
         LinkTimeout: the resolver did not answer in time (layer dns).
         Interrupted: by the interrupt.
     """
+    if _is_ipv4(host):
+        return [Resolved(socket.AF_INET, (host, port))]
     try:
         return _addresses(host, port, socket.AI_NUMERICHOST)
     except (socket.gaierror, ValueError):
@@ -68,6 +70,15 @@ def resolve(host: str, port: int, deadline_s: float, interrupt: Interrupt) -> li
             hint="check the host name and the DNS server",
         )
     return lookup.found
+
+
+def _is_ipv4(host: str) -> bool:
+    """Four decimal numbers: most meters have such an address, and it needs no look at the system's resolver."""
+    try:
+        socket.inet_pton(socket.AF_INET, host)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _addresses(host: str, port: int, flags: int) -> list[Resolved]:

@@ -20,8 +20,8 @@ from dlms_connector.link.stream import ByteStream, Interrupt
 _CHUNK_BYTES = 16 * 1024
 _DISCARD_LIMIT_BYTES = 1024 * 1024
 _REARM_S = 0.02
-"""A kernel timeout this near to the wanted one is left as it is."""
-_UNARMED_S = -1.0
+"""A kernel timeout that is longer than wanted by less than this is left as it is; a shorter one is waited out again."""
+_UNARMED_S = float("inf")
 _SHORTEST_TIMEOUT_S = 0.001
 """Zero would mean no timeout at all."""
 _SELECT_LIMIT = 1024
@@ -46,7 +46,7 @@ class TcpStream:
 
     layer = Layer.TCP
 
-    def __init__(self, connected: socket.socket, peer: str) -> None:
+    def __init__(self, connected: socket.socket, peer: str, send_timeout_s: float = _UNARMED_S) -> None:
         self.bytes_sent = 0
         self.bytes_received = 0
         self._socket = connected
@@ -55,7 +55,7 @@ class TcpStream:
         self._closed = False
         self._close_lock = threading.Lock()
         self._receive_timeout_s = _UNARMED_S
-        self._send_timeout_s = _UNARMED_S
+        self._send_timeout_s = send_timeout_s
 
     def send(self, data: bytes, deadline_s: float) -> None:
         """Sends all of it; one system call unless the peer's window is full."""
@@ -64,7 +64,7 @@ class TcpStream:
             remaining_s = deadline_s - time.monotonic()
             if remaining_s <= 0:
                 raise LinkTimeout(f"{self._peer} took no more bytes in time")
-            if not -_REARM_S < remaining_s - self._send_timeout_s < _REARM_S:
+            if self._send_timeout_s > remaining_s + _REARM_S:
                 self._send_timeout_s = _arm(self._socket, socket.SO_SNDTIMEO, remaining_s)
             try:
                 count = self._socket.send(rest)
@@ -84,7 +84,7 @@ class TcpStream:
             remaining_s = deadline_s - time.monotonic()
             if remaining_s <= 0:
                 raise LinkTimeout(f"no answer from {self._peer} in time")
-            if not -_REARM_S < remaining_s - self._receive_timeout_s < _REARM_S:
+            if self._receive_timeout_s > remaining_s + _REARM_S:
                 self._receive_timeout_s = _arm(self._socket, socket.SO_RCVTIMEO, remaining_s)
             try:
                 data = self._socket.recv(_CHUNK_BYTES)
@@ -168,7 +168,7 @@ def _connect(candidate: Resolved, peer: str, timeout_s: float, interrupt: Interr
     connecting = _above_select(socket.socket(candidate.family, socket.SOCK_STREAM))
     try:
         _configure(connecting)
-        _arm(connecting, socket.SO_SNDTIMEO, timeout_s)
+        armed_s = _arm(connecting, socket.SO_SNDTIMEO, timeout_s)
         interrupt.watch(lambda: _shut_down(connecting))
         try:
             connecting.connect(candidate.address)
@@ -181,7 +181,7 @@ def _connect(candidate: Resolved, peer: str, timeout_s: float, interrupt: Interr
     except (OSError, Interrupted):
         connecting.close()
         raise
-    return TcpStream(connecting, peer)
+    return TcpStream(connecting, peer, armed_s)
 
 
 def _above_select(low: socket.socket) -> socket.socket:
@@ -195,7 +195,7 @@ def _above_select(low: socket.socket) -> socket.socket:
     except OSError:
         return low  # RLIMIT_NOFILE is that low: then the fleet is small
     low.close()
-    return socket.socket(fileno=descriptor)
+    return socket.socket(low.family, low.type, low.proto, fileno=descriptor)
 
 
 def _configure(connecting: socket.socket) -> None:

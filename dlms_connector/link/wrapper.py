@@ -87,15 +87,18 @@ class WrapperClient:
         self._reader = WrapperReader(max_apdu_bytes)
         self._untidy = False
         """This peer has sent more than answers: before each request leftovers are looked for."""
+        self._is_fresh = False
+        """Nothing was received on this stream yet, so nothing can have been left on it."""
 
     @property
     def is_mid_message(self) -> bool:
         """The stream was left in the middle of a message."""
         return self._reader.is_mid_message
 
-    def reset(self) -> None:
-        """A new stream begins with a header."""
+    def begin(self, stream: ByteStream) -> None:
+        """An association begins on this stream: what others left on it is not for us."""
         self._reader.clear()
+        self._is_fresh = not stream.bytes_received
 
     def exchange(
         self, stream: ByteStream, apdu: bytes, deadline_s: float, *, numbered: bool = False
@@ -112,9 +115,10 @@ class WrapperClient:
             ValueError: the APDU does not fit.
         """
         message = encode_wrapper(self._client_port, self._server_port, apdu)
-        if self._untidy or not numbered:
+        if self._untidy or not (numbered or self._is_fresh):
             self._reader.clear()
             stream.discard_input()
+        self._is_fresh = False
         stream.send(message, deadline_s)
         return self.receive(stream, deadline_s)
 

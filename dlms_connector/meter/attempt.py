@@ -188,7 +188,9 @@ class Attempt:
 
     def _ask_for_hls(self, channel: ApduChannel) -> Outcome:
         """The first pass alone: the meter's answer says whether the client uses this mechanism."""
-        initiate = acse.encode_initiate(acse.PROPOSED_CONFORMANCE, self._device.client.max_pdu_size, None)
+        initiate = acse.encode_initiate(
+            ciphered=False, max_pdu_size=self._device.client.max_pdu_size, dedicated_key=None
+        )
         aarq = acse.encode_aarq(
             self._mechanism,
             initiate,
