@@ -171,7 +171,9 @@ def gurux(scene: Scene, ports: dict[str, int], ended: Callable[[], None]) -> Don
     def read() -> tuple[int, int]:
         rows = values = 0
         for serial, port in ports.items():
-            addresses = {"physical": 17 + int(serial), "address_size": 2} if scene.baud else {}
+            addresses: dict[str, Any] = (
+                {"physical": 17 + int(serial), "address_size": 2} if scene.baud else {}
+            )
             with GuruxClient(port, framing=scene.framing, **addresses) as client:
                 profile = GXDLMSProfileGeneric(PROFILE)
                 client.read(profile, 3)

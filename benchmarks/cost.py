@@ -98,7 +98,7 @@ def in_words(coefficients: dict[str, Any]) -> str:
 
 
 def draw(points: Sequence[dict[str, Any]]) -> None:
-    with drawing("cost", 5.5, 5.5) as (left, right):
+    with drawing("cost", 2) as (left, right):
         _against(left, points, "cpu_percent", "cpu_fitted_percent", "% of a core")
         _against(right, points, "rss_mb", "rss_fitted_mb", "MB resident")
 

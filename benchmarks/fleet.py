@@ -1,6 +1,6 @@
 """N meters x 10 registers x period through the real gateway process to an MQTT stand-in; or how fast it may get.
 
-`python benchmarks/fleet.py` runs every row (about two hours), `--rows promise` those that something is promised of
+`python benchmarks/fleet.py` runs every row (two to three hours), `--rows promise` those that something is promised of
 (about half an hour, most of it for 10,000 meters), `--rows '100x*,1000x5s-rtt50-*'` some; rows that do not run now
 are kept from earlier runs. `--meters 300 --period 5` runs a row of your own and keeps nothing.
 `--highest-rate` halves the way between a rate that delivers everything and one that does not (about 10 minutes).

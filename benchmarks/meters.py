@@ -6,6 +6,7 @@ import multiprocessing
 import resource
 from multiprocessing.connection import Connection
 from types import TracebackType
+from typing import Any
 
 import psutil
 
@@ -73,7 +74,7 @@ class MeterProcess:
         times = psutil.Process(self._process.pid).cpu_times()
         return float(times.user + times.system)
 
-    def _answer(self) -> object:
+    def _answer(self) -> Any:
         try:
             if self._pipe.poll(_START_S):
                 return self._pipe.recv()

@@ -28,6 +28,8 @@ _PACKAGES = (
     "cryptography",
 )
 _MAX_COLUMNS, _ROWS_ABREAST = 14, 6
+_HEIGHT_IN = 4.5  # of a chart
+_GROUPS_ABREAST = 6
 _GROUP_WIDTH = 0.8  # of the room between two groups of bars
 
 
@@ -141,17 +143,17 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 @contextmanager
-def drawing(name: str, *widths_in: float) -> Iterator[list[Any]]:
-    """Axes side by side, that many inches wide; written to results/NAME.png on leaving."""
+def drawing(name: str, charts: int, width_in: float = 5.5, *, stacked: bool = False) -> Iterator[list[Any]]:
+    """Axes side by side or one above the other, each so many inches wide; written to results/NAME.png on leaving."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(
-        1, len(widths_in), figsize=(sum(widths_in), 4.5), squeeze=False, width_ratios=widths_in
-    )
-    yield list(axes[0])
+    rows, columns = (charts, 1) if stacked else (1, charts)
+    size_in = width_in * columns, _HEIGHT_IN * rows
+    figure, axes = pyplot.subplots(rows, columns, figsize=size_in, squeeze=False)
+    yield list(axes.flat)
     figure.tight_layout()
     RESULTS.mkdir(exist_ok=True)
     figure.savefig(RESULTS / f"{name}.png", dpi=100)
@@ -173,9 +175,10 @@ class Bars:
 
 
 def plot(name: str, *charts: Bars) -> None:
-    """Draw the charts side by side to results/NAME.png."""
-    widths_in = [max(5.0, 1.0 + 0.8 * len(chart.labels)) for chart in charts]
-    with drawing(name, *widths_in) as all_axes:
+    """Draw the charts to results/NAME.png, one above the other where they have many bars."""
+    groups = max(len(chart.labels) for chart in charts)
+    width_in = max(5.0, 1.0 + 0.8 * groups)
+    with drawing(name, len(charts), width_in, stacked=groups > _GROUPS_ABREAST) as all_axes:
         for axes, chart in zip(all_axes, charts, strict=True):
             _draw_bars(axes, chart)
 
