@@ -42,7 +42,12 @@ def load(name: str) -> Result | None:
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     head = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
-    return [*head, *(f"| {' | '.join(row)} |" for row in rows)]
+    return [*head, *(f"| {' | '.join(map(_cell, row))} |" for row in rows)]
+
+
+def _cell(words: str) -> str:
+    """Error messages come from anywhere: what would end a cell or a line is taken out."""
+    return " ".join(words.replace("|", "/").split())
 
 
 def where(result: Result) -> str:

@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import platform
+import shlex
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -62,7 +63,7 @@ def machine() -> dict[str, Any]:
 
 def command() -> str:
     """This run as somebody else would start it."""
-    return f"python benchmarks/{Path(sys.argv[0]).name} {' '.join(sys.argv[1:])}".rstrip()
+    return f"python benchmarks/{Path(sys.argv[0]).name} {shlex.join(sys.argv[1:])}".rstrip()
 
 
 def keep(name: str, rows: Sequence[dict[str, Any]], where: dict[str, Any]) -> Path:
