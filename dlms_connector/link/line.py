@@ -169,7 +169,8 @@ class Line:
         with self._lock:
             if self._turn is turn:
                 self._turn = None
-                self._grant()
+                if self._waiting:
+                    self._grant()
 
     def _may_use(self, owner: Hashable) -> bool:
         return not self.settings.exclusive or self._associated in (None, owner)
@@ -184,7 +185,7 @@ class Line:
 
     def _grant(self) -> None:
         """Gives an idle line to the first in rank of those who may use it."""
-        if self._turn is not None or not self._waiting:
+        if self._turn is not None:
             return
         allowed = [turn for turn in self._waiting if self._may_use(turn.owner)]
         if not allowed:

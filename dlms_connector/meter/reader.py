@@ -57,7 +57,9 @@ class RegisterReader:
             self._scalers_known = not any(register.needs_scaler for register in self._plan.registers)
         request = batch.list_request
         if request is not None and self.lists:
-            return self._read_list(association, request, registers)
+            results = self._get_list(association, request)
+            if results is not None:
+                return results
         return [self._read_one(association, register) for register in registers]
 
     @staticmethod
@@ -66,14 +68,6 @@ class RegisterReader:
             return services.get_prepared(association, register.request, register.ref)
         except ObjectError as error:
             return error
-
-    def _read_list(
-        self, association: Association, request: ListRequest, registers: Sequence[Register]
-    ) -> list[Value | ObjectError]:
-        results = self._get_list(association, request)
-        if results is None:
-            return [self._read_one(association, register) for register in registers]
-        return results
 
     def _get_list(self, association: Association, request: ListRequest) -> list[Value | ObjectError] | None:
         """The results of a list, None where the meter refuses it. Raises LinkError."""

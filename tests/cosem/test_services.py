@@ -6,12 +6,20 @@ from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dlms_connector.cosem import services
 from dlms_connector.cosem.association import Association, AssociationParameters
 from dlms_connector.cosem.services import AttributeRef, ListRequest
-from dlms_connector.cosem.values import DataType, TypedValue, encode, encode_length
-from dlms_connector.errors import LinkTimeout, ObjectError, ProtocolError, ServiceRefused
+from dlms_connector.cosem.values import DataType, TypedValue, decode_all, encode, encode_length
+from dlms_connector.errors import (
+    DecodeError,
+    LinkTimeout,
+    ObjectError,
+    ProtocolError,
+    ServiceRefused,
+)
 from dlms_connector.obis import Obis
 
 REF = AttributeRef(3, Obis(1, 0, 1, 8, 0), 2)
@@ -187,3 +195,80 @@ def test_a_refused_block_stops_a_set() -> None:
     with pytest.raises(ObjectError, match="data block unavailable"):
         services.set_attribute(association(script, max_request_bytes=90), REF, value)
     assert len(script.requests) == 1
+
+
+_INTEGERS = {
+    DataType.INT8: (-(2**7), 2**7 - 1),
+    DataType.UINT8: (0, 2**8 - 1),
+    DataType.ENUM: (0, 2**8 - 1),
+    DataType.INT16: (-(2**15), 2**15 - 1),
+    DataType.UINT16: (0, 2**16 - 1),
+    DataType.INT32: (-(2**31), 2**31 - 1),
+    DataType.UINT32: (0, 2**32 - 1),
+    DataType.INT64: (-(2**63), 2**63 - 1),
+    DataType.UINT64: (0, 2**64 - 1),
+}
+typed_values = st.one_of(
+    *(st.builds(TypedValue, st.just(tag), st.integers(*bounds)) for tag, bounds in _INTEGERS.items()),
+    st.builds(TypedValue, st.just(DataType.FLOAT32), st.floats(width=32, allow_nan=False)),
+    st.builds(TypedValue, st.just(DataType.FLOAT64), st.floats(allow_nan=False)),
+    st.builds(TypedValue, st.just(DataType.BOOLEAN), st.booleans()),
+    st.builds(TypedValue, st.just(DataType.OCTET_STRING), st.binary(max_size=6)),
+    st.just(TypedValue(DataType.NULL, None)),
+)
+
+
+def list_answer(*results: bytes) -> bytes:
+    return b"\xc4\x03\xc1" + encode_length(len(results)) + b"".join(results)
+
+
+@given(st.lists(st.tuples(typed_values, typed_values), min_size=1, max_size=130))
+def test_a_list_that_learned_its_layout_decodes_as_one_that_did_not(
+    pairs: list[tuple[TypedValue, TypedValue]],
+) -> None:
+    """Answers alternate between two sets of values: the same types, others, other lengths."""
+    answers = [[encode(value) for value in values] for values in zip(*pairs, strict=True)]
+    request = ListRequest([REF] * len(pairs))
+    for values in (answers[0], answers[1], answers[0], answers[1]):
+        got = request.decode(list_answer(*(b"\x00" + value for value in values)))
+        assert got == [decode_all(value) for value in values]
+        assert [type(item) for item in got] == [type(decode_all(value)) for value in values]
+
+
+@pytest.mark.parametrize(
+    ("changed", "error"),
+    [
+        (list_answer(b"\x00\x12\x00\x07", b"\x00\x12\x00\x08"), None),
+        (list_answer(b"\x00\x10\xff\xff", b"\x00\x12\x00\x08"), None),
+        (list_answer(b"\x00\x12\x00\x07", b"\x02\x12\x00\x08"), DecodeError),
+        (list_answer(b"\x00\x12\x00\x07", b"\x00\x99\x00\x08"), DecodeError),
+        (list_answer(b"\x00\x12\x00\x07", b"\x00\x12\x00\x08")[:-1], DecodeError),
+        (list_answer(b"\x00\x12\x00\x07", b"\x00\x11\x08", b"\x00"), ProtocolError),
+    ],
+)
+def test_a_learned_layout_believes_nothing(changed: bytes, error: type[Exception] | None) -> None:
+    request = ListRequest([REF] * 2)
+    answer = list_answer(b"\x00\x12\x00\x05", b"\x00\x12\x00\x06")
+    assert request.decode(answer) == [5, 6]
+    if error is None:
+        assert request.decode(changed) == [-1 if b"\xff" in changed else 7, 8]
+    else:
+        with pytest.raises(error):
+            request.decode(changed)
+    assert request.decode(answer) == [5, 6]
+
+
+def test_bytes_behind_a_list_change_no_value() -> None:
+    request = ListRequest([REF] * 2)
+    answer = list_answer(b"\x00\x12\x00\x05", b"\x00\x12\x00\x06")
+    for _ in range(2):
+        assert request.decode(answer + b"\x00\x55") == [5, 6]
+
+
+def test_a_meter_that_varies_the_length_of_its_answers_costs_no_memory() -> None:
+    request = ListRequest([REF] * 2)
+    for size in range(200):
+        text = bytes(size)
+        answer = list_answer(b"\x00\x12\x00\x05", b"\x00\x09" + encode_length(size) + text)
+        assert request.decode(answer) == [5, text]
+    assert len(request._layouts) < 20

@@ -297,3 +297,41 @@ def test_a_dripping_answer_is_read_without_being_asked_for_again() -> None:
 
     with connection(script, HdlcSettings(retries=1, response_timeout_s=0.05)) as (client, stream):
         assert client.exchange(stream, b"x", soon()) == bytes(20)
+
+
+def test_leftovers_are_looked_for_only_after_something_odd() -> None:
+    """A numbered request asks the system for stale bytes only where the conversation before gave a reason."""
+
+    def script(peer: HdlcPeer) -> None:
+        peer.expect(i(0, 0))
+        peer.send(i(0, 1), RESPONSE + b"one")
+        peer.expect(i(1, 1))
+        peer.send(i(1, 2), RESPONSE + b"two")
+        peer.send(i(1, 2), RESPONSE + b"two")  # once too often
+        peer.expect(i(2, 2))
+        peer.send(i(2, 3), RESPONSE + b"three")
+        peer.expect(i(3, 3))
+        peer.send(i(3, 4), RESPONSE + b"four")
+        peer.expect(i(4, 4))
+        peer.send(i(4, 5), RESPONSE + b"five")
+
+    with connection(script, QUICK) as (client, stream):
+        looks: list[bytes] = []
+        discard, asked = stream.discard_input, b""
+
+        def discard_input() -> int:
+            looks.append(asked)
+            return discard()
+
+        stream.discard_input = discard_input  # type: ignore[method-assign]
+        for asked, answer in (
+            (b"1", b"one"),
+            (b"2", b"two"),
+            (b"3", b"three"),
+            (b"4", b"four"),
+            (b"5", b"five"),
+        ):
+            assert client.exchange(stream, asked, soon(), numbered=True) == answer
+        assert client.counters.duplicate_frames + client.counters.unexpected_frames <= 1
+        assert b"2" not in looks
+        assert b"5" not in looks

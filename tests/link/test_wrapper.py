@@ -138,3 +138,38 @@ def test_five_thousand_values_full_of_flags() -> None:
         for value in values:
             assert client.exchange(stream, value, soon()) == value
         stream.close()
+
+
+def test_what_comes_before_a_numbered_request_is_left_to_who_knows_the_numbers() -> None:
+    """A notification that comes while nothing is asked is not thrown away with the leftovers."""
+
+    def script(pipe: SocketPipe) -> None:
+        assert read_request(pipe) == b"first"
+        pipe.send(encode_wrapper(SERVER, CLIENT, b"one"))
+        pipe.send(encode_wrapper(SERVER, CLIENT, b"notification"))
+        assert read_request(pipe) == b"second"
+        pipe.send(encode_wrapper(SERVER, CLIENT, b"two"))
+        pipe.receive()
+
+    with tcp_peer(script) as endpoint:
+        stream = open_tcp(endpoint, soon(), Interrupt())
+        client = WrapperClient(CLIENT, SERVER)
+        assert client.exchange(stream, b"first", soon(), numbered=True) == b"one"
+        assert client.exchange(stream, b"second", soon(), numbered=True) == b"notification"
+        assert client.receive(stream, soon()) == b"two"
+        stream.close()
+
+
+def test_a_peer_that_once_sent_rubbish_behind_an_answer_is_cleaned_up_after() -> None:
+    def script(pipe: SocketPipe) -> None:
+        for number in range(5):
+            assert read_request(pipe) == b"%d" % number
+            pipe.send(encode_wrapper(SERVER, CLIENT, b"answer %d" % number) + b"\x00\x55")
+        pipe.receive()
+
+    with tcp_peer(script) as endpoint:
+        stream = open_tcp(endpoint, soon(), Interrupt())
+        client = WrapperClient(CLIENT, SERVER)
+        for number in range(5):
+            assert client.exchange(stream, b"%d" % number, soon(), numbered=True) == b"answer %d" % number
+        stream.close()
