@@ -88,17 +88,17 @@ def _decides_deletion(gateway: Any) -> bool:
 
 
 def _is_acknowledged(info: Any, gateway_ref: ReferenceType[Any], deadline_s: float) -> bool:
-    """Wait for the PUBACK of one message; False when the client forgot it, the gateway stops, or time is up.
-
-    Raises RuntimeError or ValueError for a message that was never queued, as the library does.
-    """
-    while not info.is_published():
-        gateway = gateway_ref()
-        if gateway is None or gateway.stopped or time.monotonic() >= deadline_s:
-            return False
-        if not _is_in_flight(gateway, info.mid) and not info.is_published():
-            return False
-        info.wait_for_publish(timeout=_POLL_S)
+    """Wait for the PUBACK of one message; False when it was not sent or is forgotten, at a stop, when time is up."""
+    try:
+        while not info.is_published():
+            gateway = gateway_ref()
+            if gateway is None or gateway.stopped or time.monotonic() >= deadline_s:
+                return False
+            if not _is_in_flight(gateway, info.mid) and not info.is_published():
+                return False
+            info.wait_for_publish(timeout=_POLL_S)
+    except (RuntimeError, ValueError):
+        return False  # the client never took it, e.g. for want of a connection
     return True
 
 

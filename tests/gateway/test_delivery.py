@@ -21,6 +21,15 @@ from tests.gateway.conftest import Installation
 METERS = 10
 
 
+OUTAGES: tuple[tuple[Fault, ...], ...] = (
+    (Fault.DOWN, Fault.REFUSE),
+    (Fault.STALL, Fault.BLACK_HOLE),
+    (Fault.NO_PUBACK, Fault.NONE),
+)
+"""Faults that follow each other, with all connections cut after each of them."""
+POLLS = 200
+
+
 class TestOutages:
     """Every answered poll is one reading at the server: counted at the meters and at the server."""
 
@@ -30,36 +39,25 @@ class TestOutages:
 
     @pytest.mark.contract
     @pytest.mark.slow
-    @pytest.mark.timeout(240)
-    @pytest.mark.parametrize("fault", [Fault.BLACK_HOLE, Fault.DOWN])
-    def test_nothing_is_lost(self, installation: Installation, fault: Fault) -> None:
+    @pytest.mark.timeout(300)
+    def test_nothing_is_lost(self, installation: Installation) -> None:
         configuration = installation.configuration(pollPeriod=200, health={"enabled": False})
         gateway = installation.gateway(configuration)
-        serials = installation.fleet.serials
+        serials, server = installation.fleet.serials, installation.server
         for serial in serials:
             installation.wait_for_readings(serial, 3)
-        before = installation.fleet.totals().meters.get_lists
-        with installation.server.failing(fault):
-            # the meters go on answering: 300 polls into the outage
-            assert installation.fleet.wait_for(
-                lambda: (
-                    sum(device.counters.get_lists for device in installation.fleet.fleet.devices.values())
-                    > before + 300
-                ),
-                60,
-            )
-            if fault is Fault.BLACK_HOLE:
-                installation.server.drop_connections()
-        for serial in serials:
-            installation.wait_for_readings(serial, 3, 90)
-        installation.server.gateway_rpc("custom_pause")
+        for faults in OUTAGES:
+            for fault in faults:
+                server.set_fault(fault)
+                self._wait_for_polls(installation, POLLS)  # the meters go on answering
+                server.drop_connections()
+            server.set_fault(Fault.NONE)
+            for serial in serials:
+                installation.wait_for_readings(serial, 3, 90)
+        server.gateway_rpc("custom_pause")
+        devices = installation.fleet.fleet.devices.values()
         assert installation.fleet.wait_for(
-            lambda: (
-                not any(
-                    device.counters.associations_open for device in installation.fleet.fleet.devices.values()
-                )
-            ),
-            20,
+            lambda: not any(device.counters.associations_open for device in devices), 20
         )
         for serial in serials:
             # the first list of each meter was for scalers
@@ -69,6 +67,14 @@ class TestOutages:
             )
             assert installation.count(serial) == read
         assert "Traceback" not in gateway.log_text()
+
+    @staticmethod
+    def _wait_for_polls(installation: Installation, more: int) -> None:
+        before = installation.fleet.totals().meters.get_lists
+        devices = installation.fleet.fleet.devices.values()
+        assert installation.fleet.wait_for(
+            lambda: sum(device.counters.get_lists for device in devices) >= before + more, 60
+        )
 
 
 def test_only_known_code_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,9 +146,19 @@ def test_success_is_told_for_what_was_acknowledged_alone(patched: FakeGateway) -
     assert answer.result(5) == TBPublishInfo.TB_ERR_SUCCESS
 
 
-@pytest.mark.parametrize("end", ["nothing comes", "the connection breaks", "the gateway stops"])
+@pytest.mark.parametrize(
+    "end",
+    [
+        "nothing comes",
+        "the connection breaks",
+        "the gateway stops",
+        "it was never sent",
+        "the queue was full",
+    ],
+)
 def test_what_was_not_acknowledged_is_sent_again(patched: FakeGateway, end: str) -> None:
-    info = patched.publish(1)
+    codes = {"it was never sent": paho.MQTT_ERR_NO_CONN, "the queue was full": paho.MQTT_ERR_QUEUE_SIZE}
+    info = patched.publish(1, rc=codes.get(end, paho.MQTT_ERR_SUCCESS))
     began_s = time.monotonic()
     answer = patched.confirm(info)
     if end == "the connection breaks":
