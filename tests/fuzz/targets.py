@@ -9,6 +9,7 @@ import contextlib
 import itertools
 from collections.abc import Callable
 from datetime import timezone
+from zoneinfo import ZoneInfo
 
 from dlms_connector.cosem import acse, services
 from dlms_connector.cosem.association import Association, AssociationParameters
@@ -38,6 +39,8 @@ KEY, AUTHENTICATION_KEY = bytes(16), bytes(range(16))
 CLIENT_TITLE, SERVER_TITLE = b"CLIENT01", b"SERVER01"
 REF = AttributeRef(3, Obis(1, 0, 1, 8, 0), 2)
 MAX_ANSWERS = 200
+ZONES = (timezone.utc, ZoneInfo("Asia/Kolkata"), ZoneInfo("America/Bogota"))
+"""West and east of Greenwich: the first and the last day of the calendar leave it on either side."""
 
 
 class Script:
@@ -176,8 +179,8 @@ def profile(data: bytes) -> None:
         layout = Layout(parse_capture_objects(columns, {}), 900)
     with contextlib.suppress(DecodeError):
         buffer = decode(data, 1 + split)[0] if len(data) > 1 + split else None
-        for events in (False, True):
-            for row in timed_rows(buffer, layout, timezone.utc, deviation_reversed=False, events=events):
+        for zone, events in itertools.product(ZONES, (False, True)):
+            for row in timed_rows(buffer, layout, zone, deviation_reversed=events, events=events):
                 assert isinstance(row.ts_ms, int)
                 row_readings(row, layout)
 
@@ -258,6 +261,13 @@ TARGETS: dict[str, tuple[Callable[[bytes], None], tuple[bytes, ...]]] = {
             + CAPTURE_OBJECTS
             + bytes.fromhex(
                 "010202 02090c07ea0a19ff0c0000ff800000 060000002a 0202 00 0600000030".replace(" ", "")
+            ),
+            bytes((len(CAPTURE_OBJECTS),))
+            + CAPTURE_OBJECTS
+            + bytes.fromhex(
+                "010202 02090c000101010000000000800000 060000002a 0202 090c270f0c1f05173b3b00800000 0600000030".replace(
+                    " ", ""
+                )
             ),
         ),
     ),
