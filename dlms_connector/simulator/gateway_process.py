@@ -210,7 +210,7 @@ class GatewayProcess:
             "statistics": {"enable": False},
             "deviceFiltering": {"enable": False, "filterFile": "list.json"},
             "maxPayloadSizeBytes": 8196,
-            "minPackSendDelayMS": 50,
+            "minPackSendDelayMS": 200,
             "minPackSizeToSend": 500,
             "checkConnectorsConfigurationInSeconds": 60,
             "handleDeviceRenaming": True,
