@@ -1,6 +1,6 @@
 """Load profiles and event logs as the second memory: a cursor on disk, every gap filled in small steps.
 
-The cursor stands at the newest row that was handed over; on disk it follows a few seconds later, when the gateway
+The cursor stands at the newest row that was handed over; on disk it follows a minute later, when the gateway
 has stored that row too. After a restart the rows behind it and those of the `overlap` before it are read again:
 ThingsBoard overwrites equal timestamps.
 """
@@ -41,7 +41,7 @@ _FACT_CURSOR = "cursor"
 _FACT_ACCESS = "profile access"
 _EVENTS_PERIOD_S = 300.0
 _RETRY_S = 60.0
-_SETTLE_S = 10.0  # from the hand-over to the gateway's disk; it takes less than one
+_SETTLE_S = 60.0  # from the hand-over to the gateway's disk: less than one, but seconds behind a long queue
 _FUTURE_MS = 86_400_000
 _SMALLEST_SLICE_MS = 3_600_000
 _ACCESS_ORDER = ("range", "entry", "whole")
