@@ -241,7 +241,9 @@ class DeliverySettings(Section):
 class BackpressureSettings(Section):
     """Backfill waits while the gateway has this many entries queued."""
 
-    queue_limit: Whole = Field(2_000, ge=1, le=10_000_000, description="entries")
+    queue_limit: Whole = Field(
+        200, ge=1, le=10_000_000, description="entries; one is a poll, or a slice of a profile: up to 60 kB"
+    )
 
 
 class ConnectorSettings(Section):

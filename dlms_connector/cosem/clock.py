@@ -55,7 +55,7 @@ class ClockValue(NamedTuple):
         return None if self.status is None else bool(self.status & STATUS_DST)
 
     def to_epoch_ms(self, zone: tzinfo, *, deviation_reversed: bool = False) -> int | None:
-        """The moment in milliseconds since 1970 UTC, None where date, hour or minute are wildcards.
+        """The moment in milliseconds since 1970 UTC, None where date or hour are wildcards or no calendar has them.
 
         Without a deviation the local time is read in `zone`; in the hour that occurs twice the status
         byte's daylight saving bit decides, the first occurrence where it is not given.
@@ -76,7 +76,10 @@ class ClockValue(NamedTuple):
             return None
         if self.deviation_min is None:
             moment = local.replace(tzinfo=zone, fold=1 if self.is_dst is False else 0)
-            return (moment.astimezone(timezone.utc) - _EPOCH) // _MS
+            try:
+                return (moment.astimezone(timezone.utc) - _EPOCH) // _MS
+            except OverflowError:  # the first or last hours of the calendar, said for "never"
+                return None
         minutes = -self.deviation_min if deviation_reversed else self.deviation_min
         return (local.replace(tzinfo=timezone.utc) - _EPOCH) // _MS + minutes * 60_000
 

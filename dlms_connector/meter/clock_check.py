@@ -47,7 +47,7 @@ class ClockTask:
         """Read the clock once. Raises LinkError; a meter without a readable clock is no fault."""
         try:
             offset_ms = operations.read_clock(session)["offsetMs"]
-        except (DecodeError, OverflowError):
+        except DecodeError:
             offset_ms = None  # a clock that was never set shows such dates; its association stands
         except LinkError:
             raise

@@ -23,6 +23,7 @@ from dlms_connector.obis import Obis
 # class -> attributes that carry a scaled value, and where its scaler_unit is (Blue Book 4.3)
 _SCALER_ATTRIBUTE = {3: ({2}, 3), 4: ({2}, 3), 5: ({2, 3}, 4)}
 MAX_LIST = 60
+_MAX_PLANNED = 32  # sets of registers: one for each set of periods, more where registers are set aside
 # Within these bounds a quotient of floats is the double nearest to the exact decimal: it prints the same digits.
 MIN_EXACT_EXPONENT = -22
 EXACT_INT = 2**53
@@ -196,6 +197,8 @@ class ReadPlan:
         )
         batches = self._batches.get(indices)
         if batches is None:
+            if len(self._batches) >= _MAX_PLANNED:
+                self._batches.clear()
             batches = self._batches[indices] = tuple(self.batch([self.registers[index] for index in indices]))
         return batches
 

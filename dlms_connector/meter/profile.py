@@ -44,6 +44,8 @@ _RETRY_S = 60.0
 _SETTLE_S = 60.0  # from the hand-over to the gateway's disk: less than one, but seconds behind a long queue
 _FUTURE_MS = 86_400_000
 _SMALLEST_SLICE_MS = 3_600_000
+_SHORTEST_PATIENCE_S, _LONGEST_PATIENCE_S = 1.0, 5.0
+_QUICK = 0.3
 _ACCESS_ORDER = ("range", "entry", "whole")
 _PASSING_RESULTS = (1, 2)  # hardware fault, temporary failure: no word on the way of access
 
@@ -215,7 +217,10 @@ class ProfileTask:
         self._name = device.device_name
         self._state = state
         self._deliver = deliver
-        self._slice_ms = self._settings.slice_ms
+        # Live values wait while a slice is on the line: it may take a tenth of their period.
+        period_s = device.poll_period_ms / 1000
+        self._patience_s = min(max(period_s / 10, _SHORTEST_PATIENCE_S), _LONGEST_PATIENCE_S)
+        self._slice_ms = self._smallest_slice_ms
         self._refused_s = device.refused_register_period_ms / 1000
         self._clock = clock
         self._wall_ms = wall_ms
@@ -242,8 +247,7 @@ class ProfileTask:
             self._fill_slice(session)
         except LinkError:
             # A link that does not hold for so many rows may hold for half of them.
-            smallest_ms = min(self._settings.slice_ms, _SMALLEST_SLICE_MS)
-            self._slice_ms = max(self._slice_ms // 2, smallest_ms)
+            self._halve_slice()
             raise
         except DlmsConnectorError as error:
             pause_s = max(_RETRY_S, self._period_s())
@@ -262,7 +266,9 @@ class ProfileTask:
         from_ms = oldest_ms if self._next_ms is None else max(self._next_ms, oldest_ms)
         to_ms = min(from_ms + self._slice_ms, now_ms + _FUTURE_MS)
         reaches_now = to_ms >= now_ms
+        began_s = self._clock()
         rows = self._reader.rows(session, Window(from_ms, to_ms))
+        self._fit_slice(self._clock() - began_s)
         layout = self._reader.learn(session)
         readings = [reading for row in rows for reading in row_readings(row, layout)]
         if readings and not self._deliver(readings):
@@ -271,10 +277,23 @@ class ProfileTask:
         if rows:
             # A meter that was ahead and is set right captures the time up to that row once more.
             self._advance(min(rows[-1].ts_ms, now_ms))
-        self._slice_ms = min(self._slice_ms * 2, self._settings.slice_ms)
         # An empty or finished slice of the past is done; the newest one is read again from the last row on.
         self._next_ms = to_ms + 1 if not reaches_now else (self._cursor_ms or from_ms - 1) + 1
         self._due_s = self._next_poll_s() if reaches_now else self._clock()
+
+    @property
+    def _smallest_slice_ms(self) -> int:
+        return min(self._settings.slice_ms, _SMALLEST_SLICE_MS)
+
+    def _halve_slice(self) -> None:
+        self._slice_ms = max(self._slice_ms // 2, self._smallest_slice_ms)
+
+    def _fit_slice(self, took_s: float) -> None:
+        """Ask for more at a time where the line is fast, and for less where live values had to wait."""
+        if took_s > self._patience_s:
+            self._halve_slice()
+        elif took_s < _QUICK * self._patience_s:
+            self._slice_ms = min(self._slice_ms * 2, self._settings.slice_ms)
 
     def _advance(self, ts_ms: int) -> None:
         if self._cursor_ms is None or ts_ms > self._cursor_ms:

@@ -172,8 +172,7 @@ def _moment(value: Value, zone: tzinfo, deviation_reversed: bool) -> int | None:
         return None
     try:
         return decode_clock(value).to_epoch_ms(zone, deviation_reversed=deviation_reversed)
-    except (DecodeError, OverflowError):
-        # The years 1 and 9999 stand for "never", and leave the calendar in some zones.
+    except DecodeError:
         return None
 
 

@@ -202,7 +202,8 @@ def clocks(data: bytes) -> None:
     """Date-times."""
     with contextlib.suppress(DecodeError):
         clock = decode_clock(data[:12])
-        clock.to_epoch_ms(timezone.utc)
+        for zone in ZONES:
+            clock.to_epoch_ms(zone)
         clock.isoformat()
 
 

@@ -211,11 +211,14 @@ def test_slices_are_of_a_day_at_most(access: str) -> None:
     with scene(NOW_S, profile={"backfill": "7d", "access": access}) as at:
         with at.associated() as session:
             at.reader.learn(session)
-            for _ in range(8):
+            sent: list[int] = []
+            while at.task.due_s() <= at.time.now_s:
                 before = at.fleet.counters(SERIAL).bytes_sent
                 at.task.step(session)
-                assert at.fleet.counters(SERIAL).bytes_sent - before < 110 * ROW_BYTES
-        assert at.task.due_s() > at.time.now_s
+                sent.append(at.fleet.counters(SERIAL).bytes_sent - before)
+        assert sent[0] < 20 * ROW_BYTES  # an hour first: the line may be slow
+        assert max(sent) < 110 * ROW_BYTES
+        assert len(sent) == 11  # 1, 2, 4, 8, 16 hours, then days
         assert len(at.moments()) == 7 * 96
         at.check_values()
 
@@ -356,11 +359,36 @@ def test_a_profile_that_is_refused_for_good_is_asked_for_rarely() -> None:
         assert at.task.due_s() == at.time.now_s + 7200
 
 
+def test_a_slice_takes_no_more_of_the_line_than_live_values_can_spare() -> None:
+    """A tenth of the poll period, 1 s at least; and a day again once the line is quick."""
+    with scene(NOW_S, profile={"backfill": "7d"}) as at:
+        asked: list[float] = []
+        rows, seconds_an_hour = at.reader.rows, [0.6]
+
+        def slow(session: MeterSession, window: Window) -> Any:
+            hours = (window.to_ms - window.from_ms) / 3_600_000
+            asked.append(hours)
+            at.time.now_s += hours * seconds_an_hour[0]
+            return rows(session, window)
+
+        at.reader.rows = slow  # type: ignore[method-assign]
+        with at.associated() as session:
+            for _ in range(12):
+                at.task.step(session)
+            assert asked[:3] == [1, 2, 4]
+            assert max(asked) * 0.6 <= 2 * 5  # period 60 s: at most 5 s, and once the double
+            seconds_an_hour[0] = 0.01
+            at.fill()
+        assert max(asked) == 24
+        assert len(at.moments()) >= 7 * 96
+        at.check_values()
+
+
 def test_a_link_that_does_not_hold_for_a_day_of_rows_is_asked_for_less() -> None:
     with scene(NOW_S, entry={"timeout": 300}) as at:
+        at.fill()
+        at.time.now_s += 86_400
         asked: list[float] = []
-        with at.associated() as session:
-            at.reader.learn(session)
         rows = at.reader.rows
 
         def watched(session: MeterSession, window: Window) -> Any:
@@ -376,7 +404,7 @@ def test_a_link_that_does_not_hold_for_a_day_of_rows_is_asked_for_less() -> None
         at.fill()
         assert asked[:4] == [24, 12, 6, 3]
         assert max(asked[4:]) > 3  # and more again when it holds
-        assert len(at.moments()) == 26 * 4
+        assert len(at.moments()) == (26 + 24) * 4
 
 
 def test_a_row_of_each_day_is_asked_for_after_the_meters_midnight() -> None:
@@ -492,14 +520,16 @@ def test_a_passing_fault_changes_neither_the_way_nor_the_record() -> None:
 
 def test_a_block_that_is_lost_costs_the_slice_and_nothing_else() -> None:
     with scene(NOW_S, entry={"timeout": 300}, max_pdu_bytes=300) as at:
+        at.fill()
+        known = len(at.rows)
+        at.time.now_s += 86_400
         with at.associated() as session:
-            at.reader.learn(session)
             at.fleet.inject(SERIAL, Fault(FaultKind.SILENT, Stage.GET_NEXT, skip=2))
             with pytest.raises(LinkTimeout):
                 at.task.step(session)
-            assert not at.rows
+            assert len(at.rows) == known
         at.fill()
-        assert len(at.moments()) == 26 * 4
+        assert len(at.moments()) == (26 + 24) * 4
         at.check_values()
 
 
