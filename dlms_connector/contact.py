@@ -6,8 +6,8 @@ between them, and every change of the state that an operator sees.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 from dlms_connector.config.settings import DeviceSettings
 from dlms_connector.errors import DlmsConnectorError, Interrupted, Layer, LinkError, LinkTimeout
@@ -20,6 +20,7 @@ from dlms_connector.surroundings import Surroundings
 
 LEAVE_S = 1.5
 _TURN_PATIENCE_S = 600.0
+_ALONE = nullcontext()
 
 
 class Contact:
@@ -74,23 +75,20 @@ class Contact:
             return 0.0
         return max(self.retry_s, self.line.association_allowed_at_s(self.device.device_name))
 
-    @contextmanager
-    def turn(self, priority: Priority, deadline_s: float | None = None) -> Iterator[None]:
+    def turn(self, priority: Priority, deadline_s: float | None = None) -> AbstractContextManager[object]:
         """The line for us alone: a request's time runs from here on, not while others speak.
 
-        Raises LinkTimeout when the turn does not come by the deadline, Interrupted when the poller is stopped.
+        Entering raises LinkTimeout when the turn does not come by the deadline, Interrupted when the poller is
+        stopped.
         """
         self.session.priority = priority
         if not self.line.is_shared:
-            yield
-            return
+            return _ALONE
         until_s = self._around.clock() + _TURN_PATIENCE_S
         owner = self.device.device_name
-        turn = self.line.turn(
+        return self.line.turn(
             owner, priority, deadline_s=min(deadline_s or until_s, until_s), interrupt=self._leaving
         )
-        with turn:
-            yield
 
     def connect(self) -> bool:
         """Try to open the session: True when it stands."""

@@ -20,7 +20,6 @@ from dlms_connector.errors import CommandError, DlmsConnectorError, Interrupted,
 from dlms_connector.health import MeterState
 from dlms_connector.link.line import Line, Priority
 from dlms_connector.link.stream import Interrupt
-from dlms_connector.meter.plan import Register
 from dlms_connector.meter.reading import Reading
 from dlms_connector.meter.schedule import Schedule, phase_of
 from dlms_connector.meter.session import MeterSession
@@ -286,7 +285,7 @@ class DevicePoller:
                         self.contact.count_cycle(False, 0.0)
                         return
                     readings = self.session.read(batch)
-                good = self._deliver(batch.registers, readings) or good
+                good = self._deliver(batch.attribute_keys, readings) or good
                 self._serve_waiting()
                 if self._leaving.is_set:
                     return
@@ -303,11 +302,10 @@ class DevicePoller:
         self.contact.distrust(clock())
         self.contact.hang_up_in_time(self._next_use_s)
 
-    def _deliver(self, registers: Sequence[Register], readings: list[Reading]) -> bool:
+    def _deliver(self, attribute_keys: frozenset[str], readings: list[Reading]) -> bool:
         """Hand over what was read; True when there was anything good."""
         if not readings:
             return False
-        attribute_keys = {register.key for register in registers if register.is_attribute}
         telemetry = readings
         attributes: list[Reading] = []
         if attribute_keys:

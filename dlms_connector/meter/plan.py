@@ -102,11 +102,12 @@ _columns = lru_cache(maxsize=1024)(Columns)  # one for all meters that read the 
 class Batch:
     """Registers that one request reads: a list, or one register with `list_request` None."""
 
-    __slots__ = ("_columns", "list_request", "registers")
+    __slots__ = ("_columns", "attribute_keys", "list_request", "registers")
 
     def __init__(self, registers: tuple[Register, ...], list_request: ListRequest | None) -> None:
         self.registers = registers
         self.list_request = list_request
+        self.attribute_keys = frozenset(register.key for register in registers if register.is_attribute)
         self._columns: Columns | None = None
 
     @property
