@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import socket
 import struct
+import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ from dlms_connector.link.resolver import Resolved, resolve
 from dlms_connector.link.stream import ByteStream, Interrupt
 
 _CHUNK_BYTES = 16 * 1024
+_ANSWER_BYTES = 512 - sys.getsizeof(b"")
+"""Most answers fit, and such a buffer comes from Python's own heap. A thousand threads that each wait with a large one
+from the system's would scatter what they leave over tens of megabytes."""
 _DISCARD_LIMIT_BYTES = 1024 * 1024
 _REARM_S = 0.02
 """A kernel timeout that is longer than wanted by less than this is left as it is; a shorter one is waited out again."""
@@ -56,6 +60,7 @@ class TcpStream:
         self._close_lock = threading.Lock()
         self._receive_timeout_s = _UNARMED_S
         self._send_timeout_s = send_timeout_s
+        self._room_bytes = _ANSWER_BYTES
 
     def send(self, data: bytes, deadline_s: float) -> None:
         """Sends all of it; one system call unless the peer's window is full."""
@@ -87,7 +92,7 @@ class TcpStream:
             if self._receive_timeout_s > remaining_s + _REARM_S:
                 self._receive_timeout_s = _arm(self._socket, socket.SO_RCVTIMEO, remaining_s)
             try:
-                data = self._socket.recv(_CHUNK_BYTES)
+                data = self._socket.recv(self._room_bytes)
             except BlockingIOError:
                 self._receive_timeout_s = _UNARMED_S
                 continue
@@ -95,7 +100,9 @@ class TcpStream:
                 raise self._ended(error) from error
             if not data:
                 raise self._ended(None)
-            self.bytes_received += len(data)
+            size_bytes = len(data)
+            self.bytes_received += size_bytes
+            self._room_bytes = _CHUNK_BYTES if size_bytes >= _ANSWER_BYTES else _ANSWER_BYTES
             return data
 
     def discard_input(self) -> int:
@@ -103,7 +110,7 @@ class TcpStream:
         discarded = 0
         while discarded < _DISCARD_LIMIT_BYTES:
             try:
-                data = self._socket.recv(_CHUNK_BYTES, socket.MSG_DONTWAIT)
+                data = self._socket.recv(_ANSWER_BYTES, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return discarded
             except OSError as error:
