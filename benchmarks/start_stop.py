@@ -16,7 +16,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-from report import Bars, arguments, keep, machine, plot, show  # noqa: E402
+from report import Bars, arguments, keep, machine, plot, service_environment, show  # noqa: E402
 from whole_gateway import CONNECTOR, Meters, configuration, counting_stand_in, up  # noqa: E402
 
 from dlms_connector.simulator.gateway_process import GatewayProcess, sqlite_storage  # noqa: E402
@@ -37,7 +37,11 @@ def measure(count: int, period_s: float) -> dict[str, Any]:
     server, store = counting_stand_in()
     with Meters(count) as meters, tempfile.TemporaryDirectory() as folder, server:
         gateway = GatewayProcess(
-            Path(folder) / "g", server.port, storage=sqlite_storage(), remote_configuration=True
+            Path(folder) / "g",
+            server.port,
+            storage=sqlite_storage(),
+            remote_configuration=True,
+            environment=service_environment(),
         )
         with gateway:
             assert gateway.wait_for_log("Gateway started.", 60)

@@ -20,7 +20,7 @@ from typing import Any
 
 import psutil
 from meters import MeterProcess, MetersFailed, allow_descriptors
-from report import percentile
+from report import percentile, service_environment
 
 from dlms_connector.gateway.status import STATUS_SUFFIX
 from dlms_connector.meter.schedule import phase_of
@@ -205,6 +205,7 @@ def measure(setup: Setup, seconds: float, patience_s: float | None = None) -> di
                 server.port,
                 [Connector(CONNECTOR, document)],
                 storage=kinds[setup.storage],
+                environment=service_environment(),
             )
             stack.enter_context(gateway)
             run = _Run(setup, meters, server, store, gateway)

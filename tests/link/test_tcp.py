@@ -62,6 +62,26 @@ def test_bytes_go_both_ways_and_are_counted() -> None:
         assert (stream.bytes_sent, stream.bytes_received) == (8, 6)
 
 
+def test_a_long_answer_takes_a_small_buffer_once_and_large_ones_from_then_on() -> None:
+    answer = os.urandom(100_000)
+
+    def script(pipe: SocketPipe) -> None:
+        for _ in range(2):
+            assert pipe.receive() == b"question"
+            pipe.send(answer)
+        until_it_leaves(pipe)
+
+    with tcp_peer(script) as endpoint, streams(endpoint) as stream:
+        for _ in range(2):
+            stream.send(b"question", soon())
+            parts: list[bytes] = []
+            while sum(map(len, parts)) < len(answer):
+                parts.append(stream.receive(soon()))
+            assert b"".join(parts) == answer
+            assert len(parts[0]) < 512
+            assert max(map(len, parts)) > 4096
+
+
 def test_more_than_the_buffers_hold_is_sent() -> None:
     size = 8 * 1024 * 1024
 
