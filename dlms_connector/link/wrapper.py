@@ -11,6 +11,7 @@ VERSION = 1
 PORT_MAX = 0xFFFF
 APDU_MAX_BYTES = 0xFFFF
 HEADER_BYTES = 8
+_VERSION_BYTES = VERSION.to_bytes(2, "big")
 _HEADER = struct.Struct(">HHHH")
 
 
@@ -46,6 +47,11 @@ class WrapperReader:
     def is_mid_message(self) -> bool:
         """A message has begun to arrive."""
         return bool(self._buffer)
+
+    @property
+    def has_rubbish(self) -> bool:
+        """What stands where the next header is cannot be one."""
+        return bool(self._buffer) and not _VERSION_BYTES.startswith(bytes(self._buffer[:2]))
 
     def next(self) -> tuple[int, int, bytes] | None:
         """The next message, None when more bytes are needed; call until None after each `feed`.
@@ -86,7 +92,7 @@ class WrapperClient:
         self._server_port = server_port
         self._reader = WrapperReader(max_apdu_bytes)
         self._untidy = False
-        """This peer has sent more than answers: before each request leftovers are looked for."""
+        """This peer has sent what is no message: before each request leftovers are looked for."""
         self._is_fresh = False
         """Nothing was received on this stream yet, so nothing can have been left on it."""
 
@@ -106,7 +112,7 @@ class WrapperClient:
         """Sends a request and waits for the next APDU between the same two ports.
 
         What was received before the request is thrown away. A `numbered` request, whose answer the caller knows by
-        its invoke-id, looks for such leftovers only where this peer has had any. What others say is dropped and
+        its invoke-id, looks for such leftovers only where this peer has sent rubbish. What others say is dropped and
         counted.
 
         Raises:
@@ -138,7 +144,7 @@ class WrapperClient:
                 continue
             source, destination, apdu = message
             if source == self._server_port and destination == self._client_port:
-                if reader.is_mid_message:
+                if reader.has_rubbish:
                     self._untidy = True
                 return apdu
             self.foreign_frames += 1

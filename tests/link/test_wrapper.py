@@ -140,15 +140,16 @@ def test_five_thousand_values_full_of_flags() -> None:
         stream.close()
 
 
-def test_what_comes_before_a_numbered_request_is_left_to_who_knows_the_numbers() -> None:
-    """A notification that comes while nothing is asked is not thrown away with the leftovers."""
+@pytest.mark.parametrize("cut", [0, 1, 5, 9, 20])
+def test_what_comes_before_a_numbered_request_is_left_to_who_knows_the_numbers(cut: int) -> None:
+    """A notification that comes while nothing is asked is not thrown away with the leftovers, however it was cut."""
+    notification = encode_wrapper(SERVER, CLIENT, b"notification")
 
     def script(pipe: SocketPipe) -> None:
         assert read_request(pipe) == b"first"
-        pipe.send(encode_wrapper(SERVER, CLIENT, b"one"))
-        pipe.send(encode_wrapper(SERVER, CLIENT, b"notification"))
+        pipe.send(encode_wrapper(SERVER, CLIENT, b"one") + notification[:cut])
         assert read_request(pipe) == b"second"
-        pipe.send(encode_wrapper(SERVER, CLIENT, b"two"))
+        pipe.send(notification[cut:] + encode_wrapper(SERVER, CLIENT, b"two"))
         pipe.receive()
 
     with tcp_peer(script) as endpoint:
