@@ -12,6 +12,7 @@ from typing import Any
 
 from dlms_connector.config.loader import load_document
 from dlms_connector.config.settings import DeviceSettings
+from dlms_connector.link.gate import Gate
 from dlms_connector.link.stream import Interrupt
 from dlms_connector.meter.links import Lines, make_channel
 from dlms_connector.meter.profile import ProfileReader, ProfileTask
@@ -87,9 +88,7 @@ class Pollers:
         self._folder = tempfile.TemporaryDirectory()
         state = StateStore(Path(self._folder.name) / "state.sqlite")
         devices = configuration.devices
-        around = Surroundings(
-            uplink=uplink, log=Quiet(), gate=threading.BoundedSemaphore(max(1, len(devices)))
-        )
+        around = Surroundings(uplink=uplink, log=Quiet(), gate=Gate(max(1, len(devices))))
         lines = Lines()
         self.pollers = [_make_poller(device, lines, state, around, uplink) for device in devices]
 

@@ -33,6 +33,7 @@ import psutil  # noqa: E402
 from report import ALLOCATOR, arguments, keep, machine, service_environment, show  # noqa: E402
 
 from dlms_connector.config.loader import load_document  # noqa: E402
+from dlms_connector.link.gate import Gate  # noqa: E402
 from dlms_connector.link.stream import Interrupt  # noqa: E402
 from dlms_connector.meter.links import Lines, make_channel  # noqa: E402
 from dlms_connector.meter.profile import ProfileReader, ProfileTask  # noqa: E402
@@ -177,7 +178,7 @@ def make_pollers(ports: dict[str, int], uplink: Uplink, log: Log) -> list[Device
     if loaded.errors:
         raise SystemExit("\n".join(map(str, loaded.errors)))
     state, lines = StateStore(None), Lines()
-    around = Surroundings(uplink=uplink, log=log, gate=threading.BoundedSemaphore(50))
+    around = Surroundings(uplink=uplink, log=log, gate=Gate(50))
     made = []
     for device in loaded.devices:
         line, interrupt = lines.line_for(device.transport), Interrupt()

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 from dlms_connector.config.settings import DeviceSettings
-from dlms_connector.errors import DlmsConnectorError, Interrupted, Layer, LinkError, LinkTimeout
+from dlms_connector.errors import DlmsConnectorError, Layer, LinkError, LinkTimeout
 from dlms_connector.health import Backoff, Breaker, Health, MeterState, Watchdog
 from dlms_connector.link.line import Line, Priority
 from dlms_connector.link.stream import Interrupt
@@ -121,13 +121,8 @@ class Contact:
 
     def _open(self) -> None:
         """Open the session; not too many meters at a time."""
-        while not self._around.gate.acquire(timeout=0.5):
-            if self._leaving.is_set:
-                raise Interrupted("the connector is closing")
-        try:
+        with self._around.gate.place(self._leaving):
             self.session.open()
-        finally:
-            self._around.gate.release()
 
     def good(self, ts_ms: int) -> None:
         """A reading arrived: the meter is online."""

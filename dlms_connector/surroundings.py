@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import Any, Protocol
 from dlms_connector.config.settings import DeviceSettings
 from dlms_connector.errors import DlmsConnectorError, LinkError
 from dlms_connector.health import Health
+from dlms_connector.link.gate import Gate
 from dlms_connector.meter.reading import Reading
 from dlms_connector.meter.session import MeterSession
 
@@ -111,7 +111,7 @@ class Surroundings:
 
     uplink: Uplink
     log: Log
-    gate: threading.BoundedSemaphore
+    gate: Gate
     clock: Callable[[], float] = time.monotonic
     wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
     rng: random.Random = field(default_factory=random.Random)

@@ -14,6 +14,7 @@ from dlms_connector.config.settings import ConnectorSettings, DeviceSettings
 from dlms_connector.errors import ConfigurationError
 from dlms_connector.gateway.memory import LongLived
 from dlms_connector.gateway.uplink import GatewayUplink
+from dlms_connector.link.gate import Gate
 from dlms_connector.link.stream import Interrupt
 from dlms_connector.meter.clock_check import ClockTask
 from dlms_connector.meter.links import Lines, make_channel, server_key
@@ -53,7 +54,7 @@ class Fleet:
         self._around = Surroundings(
             uplink=uplink,
             log=log,
-            gate=threading.BoundedSemaphore(settings.max_concurrent_connects),
+            gate=Gate(settings.max_concurrent_connects),
             rng=random.Random(),  # noqa: S311 (jitter, no secret)
         )
 

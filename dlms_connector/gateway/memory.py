@@ -15,9 +15,10 @@ _lock = threading.Lock()
 
 
 class LongLived:
-    """Freezes what was built, again whenever twice as many meters are up.
+    """Freezes what was built, again whenever a tenth more meters are up.
 
-    What happens to be garbage at such a moment stays until `release`: a few moments, not one a poll.
+    What happens to be garbage at such a moment stays until `release`: some dozens of moments, not one a poll. Seldomer
+    a start would drag on, because each collection walks what came since the last time.
     """
 
     def __init__(self) -> None:
@@ -36,7 +37,7 @@ class LongLived:
             self._up += 1
             if self._up < self._next and self._up != of:
                 return
-            self._next = 2 * self._up
+            self._next = self._up + max(1, self._up // 10)
             gc.freeze()
 
     @staticmethod

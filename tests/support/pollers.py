@@ -15,6 +15,7 @@ import psutil
 
 from dlms_connector.config.settings import DeviceSettings
 from dlms_connector.health import Health
+from dlms_connector.link.gate import Gate
 from dlms_connector.link.line import Line
 from dlms_connector.meter.profile import ProfileReader, ProfileTask
 from dlms_connector.meter.reading import Reading
@@ -101,7 +102,7 @@ class RunningPollers:
         self.around = Surroundings(
             uplink=self.uplink,
             log=self.log,
-            gate=threading.BoundedSemaphore(gate),
+            gate=Gate(gate),
             rng=random.Random(1),
         )
         self._descriptors_before = psutil.Process().num_fds()
