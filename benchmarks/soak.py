@@ -20,6 +20,7 @@ import random
 import sys
 import threading
 import time
+from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -232,13 +233,14 @@ def malloc_probe() -> Callable[[], float] | None:
 
 
 class Record:
-    """The figures of this process over time."""
+    """The figures of this process over time, in arrays: a sample that is kept must be no object itself."""
 
     def __init__(self) -> None:
         self._process = psutil.Process()
         self._malloc = malloc_probe()
         self._began_s = time.monotonic()
-        self._samples: list[tuple[float, dict[str, float]]] = []
+        self._at_s = array("d")
+        self._figures: dict[str, array[float]] = {}
 
     def take(self) -> float:
         """Take a sample, and print one a minute; returns the seconds since the begin.
@@ -256,19 +258,28 @@ class Record:
         }
         if self._malloc is not None:
             figures["malloc MiB"] = self._malloc()
-        if not self._samples or int(at_s / 60) > int(self._samples[-1][0] / 60):
+        if not self._at_s or int(at_s / 60) > int(self._at_s[-1] / 60):
             told = ", ".join(f"{name} {value:.6g}" for name, value in figures.items())
             print(f"minute {int(at_s / 60)}: {told}", flush=True)
-        self._samples.append((at_s, figures))
+        self._at_s.append(at_s)
+        for name, value in figures.items():
+            self._figures.setdefault(name, array("d")).append(value)
         return at_s
 
     def trends(self) -> list[Trend]:
         """What each figure did after the warm-up."""
-        settled = [sample for sample in self._samples if sample[0] > WARM_UP_SHARE * self._samples[-1][0]]
+        settled_s = WARM_UP_SHARE * self._at_s[-1]
         return [
-            Trend(name, [(at_s, figures[name]) for at_s, figures in settled])
+            Trend(
+                name,
+                [
+                    point
+                    for point in zip(self._at_s, self._figures[name], strict=True)
+                    if point[0] > settled_s
+                ],
+            )
             for name in BOUNDS
-            if name in settled[0][1]
+            if name in self._figures
         ]
 
 
