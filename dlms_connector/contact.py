@@ -41,7 +41,6 @@ class Contact:
         *,
         announced: bool,
         on_announced: Callable[[], None],
-        on_first_reading: Callable[[], None],
     ) -> None:
         self.device = device
         self.session = session
@@ -54,8 +53,6 @@ class Contact:
         self._around = around
         self._leaving = leaving
         self._on_announced = on_announced
-        self._on_first_reading = on_first_reading
-        self._was_up = False
         self._connected_before = False
         self._static_sent = False
         self._backoff = Backoff(device.backoff, around.rng)
@@ -136,9 +133,6 @@ class Contact:
         if self.device.static_attributes and not self._static_sent:
             static = [Reading(key, value, "", ts_ms) for key, value in self.device.static_attributes.items()]
             self._static_sent = self._around.uplink.deliver(self.device, [], static)
-        if not self._was_up:
-            self._was_up = True
-            self._on_first_reading()
         if self.health.state is not MeterState.ONLINE:
             self.health.last_error = self.health.last_error_layer = ""
             self.go(MeterState.ONLINE)

@@ -56,7 +56,6 @@ class DevicePoller:
         tasks: Sequence[BackgroundTask] = (),
         announced: bool = False,
         on_announced: Callable[[], None] = lambda: None,
-        on_first_reading: Callable[[], None] = lambda: None,
         predecessor: threading.Thread | None = None,
     ) -> None:
         self.device = device
@@ -80,7 +79,6 @@ class DevicePoller:
             self._leaving,
             announced=announced,
             on_announced=on_announced,
-            on_first_reading=on_first_reading,
         )
         self.health = self.contact.health
         self._schedule = self._make_schedule(around.clock())

@@ -12,7 +12,7 @@ from weakref import WeakValueDictionary
 from dlms_connector.config.reading import ProfileSettings
 from dlms_connector.config.settings import ConnectorSettings, DeviceSettings
 from dlms_connector.errors import ConfigurationError
-from dlms_connector.gateway.memory import LongLived
+from dlms_connector.gateway.memory import LONG_LIVED
 from dlms_connector.gateway.uplink import GatewayUplink
 from dlms_connector.link.gate import Gate
 from dlms_connector.link.stream import Interrupt
@@ -50,7 +50,6 @@ class Fleet:
         self._state = state
         self._log = log
         self._lines = Lines()
-        self._memory = LongLived()
         self._around = Surroundings(
             uplink=uplink,
             log=log,
@@ -70,7 +69,7 @@ class Fleet:
                 self._log.error("%s cannot be polled: %s", device.device_name, error.explain())
                 continue
             self.pollers[device.device_name] = poller
-        self._memory.built()
+        LONG_LIVED.keep(self)
         for poller in self.pollers.values():
             poller.start()
 
@@ -116,7 +115,6 @@ class Fleet:
                 line,
                 self._around,
                 announced=bool(self._state.get_all(name, _FACT_DEVICE).get("announced")),
-                on_first_reading=lambda: self._memory.one_more_up(len(self.pollers)),
                 on_announced=lambda: self._state.put(name, _FACT_DEVICE, "announced", True),
                 tasks=[
                     *(self._profile_task(device, profile) for profile in device.profiles),
@@ -146,7 +144,7 @@ class Fleet:
         for poller in self._alive():
             poller.interrupt()
         self._join(deadline_s)
-        self._memory.release()
+        LONG_LIVED.release(self)
         left = self._alive()
         for poller in self.pollers.values():
             if poller not in left:

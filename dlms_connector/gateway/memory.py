@@ -1,47 +1,60 @@
-"""Keeps the garbage collector away from what lives as long as the connector.
+"""Keeps the garbage collector away from what lives long.
 
-The gateway's SQLite storage runs a full collection after each pack of events, twenty times a second with many
-meters. Each walks every container object of the process, most of which are modules, settings, plans and
-sessions that never become garbage while the connector is open. `gc.freeze` takes them out of sight; `release`
-brings them back when the connector closes, so that a new configuration leaves nothing behind.
+The gateway's SQLite storage runs a full collection after each pack of events, many times a second. Each walks every
+container object of the process: modules, settings, plans, sessions, what the gateway remembers of each key. With
+thousands of meters that was half of the CPU.
+
+What a full collection has left over is therefore frozen (`gc.freeze`): the next one walks what was made since. An
+object that becomes part of garbage after that is freed by its reference count as always, but for cycles; so from
+time to time one collection is let see everything.
 """
 
 from __future__ import annotations
 
 import gc
 import threading
+import time
+from collections.abc import Callable
 
-_lock = threading.Lock()
+FULL_WALK_S = 600.0
 
 
 class LongLived:
-    """Freezes what was built, again whenever a tenth more meters are up.
+    """The collector's habits while connectors are open; one for the process, used by each of them."""
 
-    What happens to be garbage at such a moment stays until `release`: some dozens of moments, not one a poll. Seldomer
-    a start would drag on, because each collection walks what came since the last time.
-    """
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._users: set[int] = set()
+        self._full_walk_s = 0.0
 
-    def __init__(self) -> None:
-        self._up = 0
-        self._next = 1
+    def keep(self, user: object) -> None:
+        """This user has made what it lives with: begin, or begin again, with all of it out of sight."""
+        with self._lock:
+            if not self._users:
+                gc.callbacks.append(self._collected)
+            self._users.add(id(user))
+        self._full_walk_s = self._clock() + FULL_WALK_S
+        gc.collect()
 
-    def built(self) -> None:
-        """The fleet was made: settings, plans, threads."""
-        with _lock:
-            gc.collect()
+    def release(self, user: object) -> None:
+        """This user has closed: everything may be collected again, so that it leaves nothing behind."""
+        with self._lock:
+            self._users.discard(id(user))
+            if not self._users and self._collected in gc.callbacks:
+                gc.callbacks.remove(self._collected)
+        gc.unfreeze()
+
+    def _collected(self, phase: str, info: dict[str, int]) -> None:
+        """Called by the collector, on whatever thread it ran."""
+        if phase != "stop" or info["generation"] < 2:
+            return
+        now_s = self._clock()
+        if now_s < self._full_walk_s:
             gc.freeze()
-
-    def one_more_up(self, of: int) -> None:
-        """A meter gave its first reading of `of` meters: its link and association live long."""
-        with _lock:
-            self._up += 1
-            if self._up < self._next and self._up != of:
-                return
-            self._next = self._up + max(1, self._up // 10)
-            gc.freeze()
-
-    @staticmethod
-    def release() -> None:
-        """The connector closed: everything may be collected again."""
-        with _lock:
+        else:
+            self._full_walk_s = now_s + FULL_WALK_S
             gc.unfreeze()
+
+
+LONG_LIVED = LongLived()
