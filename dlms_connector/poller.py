@@ -26,7 +26,6 @@ from dlms_connector.meter.session import MeterSession
 from dlms_connector.surroundings import BackgroundTask, Command, Errand, Surroundings
 
 STACK_BYTES = 256 * 1024
-START_SPREAD_S = 5.0
 _CRASH_PAUSE_S = 5.0
 _CONGESTED_PAUSE_S = 1.0
 
@@ -86,7 +85,7 @@ class DevicePoller:
 
     def _make_schedule(self, now: float) -> Schedule:
         periods = self.session.plan.periods_s
-        spread = min([START_SPREAD_S, *periods])
+        spread = min([self._around.start_spread_s, *periods])
         name = self.device.device_name
         return Schedule(
             periods,

@@ -29,6 +29,8 @@ _POLITE_S = 1.6
 _SELECT_LIMIT = 1024
 _SPARE_DESCRIPTORS = 256
 _DESCRIPTORS_A_METER = 2
+_MIN_START_S, _STARTS_A_S = 5.0, 100.0
+"""The gateway announces a hundred devices a second at best: meters that are read sooner only take its time away."""
 
 # Threads that still hold a meter, over all connectors of the process: a poller waits for its predecessor.
 _holders: WeakValueDictionary[tuple[str, ...], threading.Thread] = WeakValueDictionary()
@@ -61,6 +63,7 @@ class Fleet:
         """Make and start a poller for each device."""
         devices = list(devices)
         self._allow_descriptors(len(devices))
+        self._around.start_spread_s = max(_MIN_START_S, len(devices) / _STARTS_A_S)
         for device in devices:
             self._uplink.add_device(device)
             try:
