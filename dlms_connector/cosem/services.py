@@ -67,11 +67,6 @@ class _Layout(NamedTuple):
     unpack: Callable[[bytes], tuple[Any, ...]]
     constants: tuple[bytes, ...]
 
-    def values(self, answer: bytes) -> list[Value | ObjectError] | None:
-        """The values; None where a choice, a type or the count is another than in the answer before."""
-        fields = self.unpack(answer)
-        return list(fields[1::2]) if fields[::2] == self.constants else None
-
 
 def _layout_of(answer: bytes, count: int) -> _Layout | None:
     """The layout of a well-formed get-response-with-list, None unless it holds numbers alone."""
@@ -108,9 +103,9 @@ class ListRequest:
         size_bytes = len(answer)
         layout = self._layouts.get(size_bytes)
         if layout is not None:
-            values = layout.values(answer)
-            if values is not None:
-                return values
+            fields = layout.unpack(answer)
+            if fields[::2] == layout.constants:  # else a choice, a type or the count is another than then
+                return list(fields[1::2])
         results = _split_list(answer, _LIST_HEAD_BYTES, self.refs)
         if size_bytes not in self._layouts and len(self._layouts) < _MAX_LAYOUTS:
             self._layouts[size_bytes] = _layout_of(answer, len(self.refs))

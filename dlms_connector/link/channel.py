@@ -64,10 +64,23 @@ class Channel(Protocol):
         """Ends whatever the channel waits for, now and for good; callable from any thread."""
 
 
+class Framing(Protocol):
+    """How APDUs travel on a stream; `numbered` as in `Channel.exchange`."""
+
+    def exchange(self, stream: ByteStream, apdu: bytes, deadline_s: float, numbered: bool = False) -> bytes:
+        """One request and its answer."""
+
+    def receive(self, stream: ByteStream, deadline_s: float) -> bytes:
+        """One more APDU without a request."""
+
+
 class _LineChannel(ABC):
     """What both framings share: the turn on the line, the stream's generation, what a failure means."""
 
-    def __init__(self, line: Line, owner: Hashable | None, interrupt: Interrupt | None) -> None:
+    def __init__(
+        self, framing: Framing, line: Line, owner: Hashable | None, interrupt: Interrupt | None
+    ) -> None:
+        self._framing = framing
         self.priority = Priority.POLL
         self.bytes_sent = 0
         self.bytes_received = 0
@@ -104,11 +117,11 @@ class _LineChannel(ABC):
 
     def exchange(self, apdu: bytes, deadline_s: float, *, numbered: bool = False) -> bytes:
         with self._turn(deadline_s):
-            return self._run(self._stream(), self._transfer, deadline_s, apdu, numbered)
+            return self._run(self._stream(), self._framing.exchange, apdu, deadline_s, numbered)
 
     def receive(self, deadline_s: float) -> bytes:
         with self._turn(deadline_s):
-            return self._run(self._stream(), self._listen, deadline_s)
+            return self._run(self._stream(), self._framing.receive, deadline_s)
 
     def close(self, deadline_s: float) -> bool:
         if not self._opened:
@@ -132,14 +145,6 @@ class _LineChannel(ABC):
     @abstractmethod
     def _enter(self, stream: ByteStream, deadline_s: float) -> None:
         """Opens the framing's own connection."""
-
-    @abstractmethod
-    def _transfer(self, stream: ByteStream, deadline_s: float, apdu: bytes, numbered: bool) -> bytes:
-        """One request and its answer."""
-
-    @abstractmethod
-    def _listen(self, stream: ByteStream, deadline_s: float) -> bytes:
-        """The next APDU."""
 
     @abstractmethod
     def _leave(self, stream: ByteStream, deadline_s: float) -> None:
@@ -206,8 +211,8 @@ class WrapperChannel(_LineChannel):
         interrupt: Interrupt | None = None,
         max_apdu_bytes: int = APDU_MAX_BYTES,
     ) -> None:
-        super().__init__(line, owner, interrupt)
         self._wrapper = WrapperClient(client_port, server_port, max_apdu_bytes=max_apdu_bytes)
+        super().__init__(self._wrapper, line, owner, interrupt)
 
     @property
     def foreign_frames(self) -> int:
@@ -216,12 +221,6 @@ class WrapperChannel(_LineChannel):
 
     def _enter(self, stream: ByteStream, deadline_s: float) -> None:
         self._wrapper.begin(stream)
-
-    def _transfer(self, stream: ByteStream, deadline_s: float, apdu: bytes, numbered: bool) -> bytes:
-        return self._wrapper.exchange(stream, apdu, deadline_s, numbered=numbered)
-
-    def _listen(self, stream: ByteStream, deadline_s: float) -> bytes:
-        return self._wrapper.receive(stream, deadline_s)
 
     def _leave(self, stream: ByteStream, deadline_s: float) -> None:
         """The wrapper has no connection of its own."""
@@ -245,8 +244,8 @@ class HdlcChannel(_LineChannel):
         interrupt: Interrupt | None = None,
         on_unsolicited: Callable[[bytes], None] | None = None,
     ) -> None:
-        super().__init__(line, owner, interrupt)
         self._hdlc = HdlcClient(client_address, server, settings, on_unsolicited)
+        super().__init__(self._hdlc, line, owner, interrupt)
 
     @property
     def counters(self) -> HdlcCounters:
@@ -260,12 +259,6 @@ class HdlcChannel(_LineChannel):
 
     def _enter(self, stream: ByteStream, deadline_s: float) -> None:
         self._hdlc.connect(stream, deadline_s)
-
-    def _transfer(self, stream: ByteStream, deadline_s: float, apdu: bytes, numbered: bool) -> bytes:
-        return self._hdlc.exchange(stream, apdu, deadline_s, numbered=numbered)
-
-    def _listen(self, stream: ByteStream, deadline_s: float) -> bytes:
-        return self._hdlc.receive(stream, deadline_s)
 
     def _leave(self, stream: ByteStream, deadline_s: float) -> None:
         self._hdlc.disconnect(stream, deadline_s)

@@ -87,6 +87,27 @@ class FrameEncoder:
         return header + information + check + b"\x7e"
 
 
+class FrameDecoder:
+    """Decodes frames of one direction between two stations of which all but the information is foreseen."""
+
+    def __init__(self, destination: bytes, source: bytes) -> None:
+        self._addresses = destination + source
+        self._around_bytes = len(_header(self._addresses, 0, 1, False)) + _CHECK_BYTES + 1
+
+    def decode(self, control: int, data: bytes) -> bytes | None:
+        """The information of the frame, None where `data` is not just this one frame, intact and not segmented."""
+        size_bytes = len(data) - self._around_bytes
+        if not 0 < size_bytes <= INFORMATION_MAX_BYTES:
+            return None
+        header = _header(self._addresses, control, size_bytes, False)
+        if not data.startswith(header) or data[-1] != FLAG:
+            return None
+        checked = data[len(header) : -1]
+        if crc_hqx(checked.translate(_REFLECT), _CRC_INTACT) != _CRC_INTACT:
+            return None
+        return checked[:-_CHECK_BYTES]
+
+
 @lru_cache(maxsize=_HEADERS_CACHED)
 def _header(addresses: bytes, control: int, information_bytes: int, segmented: bool) -> bytes:
     """The opening flag, the header and its check sequence.

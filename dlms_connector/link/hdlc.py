@@ -17,7 +17,7 @@ from dlms_connector.errors import FrameError, Layer, LinkRejected, LinkTimeout
 from dlms_connector.link import control
 from dlms_connector.link.addresses import HdlcAddress, encode_client
 from dlms_connector.link.control import MODULO, Kind
-from dlms_connector.link.frames import BadFrame, Frame, FrameEncoder, FrameReader
+from dlms_connector.link.frames import BadFrame, Frame, FrameDecoder, FrameEncoder, FrameReader
 from dlms_connector.link.parameters import LinkParameters
 from dlms_connector.link.stream import ByteStream
 
@@ -79,6 +79,7 @@ class HdlcClient:
         self._client = encode_client(client_address)
         self._server = server.encode()
         self._encoder = FrameEncoder(self._server, self._client)
+        self._decoder = FrameDecoder(self._client, self._server)
         self._reader = FrameReader()
         self._on_unsolicited = on_unsolicited
         self._send_number = 0
@@ -111,9 +112,7 @@ class HdlcClient:
         """DISC until UA or DM. Raises as `connect`."""
         self._command(stream, control.DISC, b"", (Kind.UA, Kind.DM), deadline_s)
 
-    def exchange(
-        self, stream: ByteStream, apdu: bytes, deadline_s: float, *, numbered: bool = False
-    ) -> bytes:
+    def exchange(self, stream: ByteStream, apdu: bytes, deadline_s: float, numbered: bool = False) -> bytes:
         """Sends a request in as many frames as it takes and collects the answer.
 
         The caller knows the answer to a `numbered` request by its invoke-id. Then what has arrived unasked is not
@@ -133,7 +132,8 @@ class HdlcClient:
             self._outgoing = [request[start : start + limit] for start in range(0, len(request), limit)]
         self._begin(stream, deadline_s, drain=self._untidy or not numbered)
         self._speak(stream)
-        return self._collect(stream)
+        answer = self._await_single(stream) if len(self._outgoing) == 1 else None
+        return self._collect(stream) if answer is None else answer
 
     def receive(self, stream: ByteStream, deadline_s: float) -> bytes:
         """One more APDU without a request, where a notification came in place of the answer.
@@ -145,6 +145,27 @@ class HdlcClient:
         self._busy_pause_s = _BUSY_PAUSE_MAX_S
         self._pause()
         return self._collect(stream)
+
+    def _await_single(self, stream: ByteStream) -> bytes | None:
+        """The answer where it is one frame that comes in one piece, in order and alone, as most do.
+
+        All but its information is known beforehand: address, numbers and header check are compared in one step. None
+        where anything is otherwise; what has come then waits for `_collect`.
+        """
+        try:
+            data = stream.receive(self._speak_at_s)
+        except LinkTimeout:
+            return None
+        send_number = (self._send_number + 1) % MODULO
+        expected = control.information(self._receive_number, send_number, poll=True)
+        information = self._decoder.decode(expected, data)
+        if information is None:
+            self._hear(data)
+            return None
+        self._outgoing.clear()
+        self._send_number = send_number
+        self._receive_number = (self._receive_number + 1) % MODULO
+        return _strip_llc(information)
 
     def _collect(self, stream: ByteStream) -> bytes:
         answer: list[bytes] = []
@@ -330,11 +351,7 @@ class HdlcClient:
                     data = stream.receive(self._speak_at_s)
                 except LinkTimeout:
                     return None
-                self._reader.feed(data)
-                quiet_at_s = time.monotonic() + _SETTLE_S
-                if self._damaged or quiet_at_s > self._speak_at_s:
-                    # Bytes still come: repeating now would collide with them.
-                    self._speak_at_s = min(self._deadline_s, quiet_at_s)
+                self._hear(data)
             elif isinstance(outcome, BadFrame):
                 self._odd().bad_frames += 1
                 self._settle()
@@ -346,6 +363,13 @@ class HdlcClient:
                     self._on_unsolicited(_strip_llc(outcome.information))
             else:
                 return outcome
+
+    def _hear(self, data: bytes) -> None:
+        """Bytes have come, and more may: repeating now would collide with them."""
+        self._reader.feed(data)
+        quiet_at_s = time.monotonic() + _SETTLE_S
+        if self._damaged or quiet_at_s > self._speak_at_s:
+            self._speak_at_s = min(self._deadline_s, quiet_at_s)
 
 
 def _strip_llc(information: bytes) -> bytes:

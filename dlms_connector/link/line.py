@@ -154,11 +154,11 @@ class Line:
     def take(self, turn: Turn) -> None:
         """Waits for the turn; `Turn` does this on entering."""
         with self._lock:
-            if self._turn is not None or self._waiting or not self._may_use(turn.owner):
-                self._queue(turn)
-            else:
+            if self._turn is None and not self._waiting and self._may_use(turn.owner):
                 self._turn = turn
                 turn.ready = None
+            else:
+                self._queue(turn)
         if turn.ready is not None:
             self._await(turn, turn.ready)
         if turn.budget_s != _UNLIMITED_S:

@@ -87,6 +87,7 @@ class WrapperClient:
 
     def __init__(self, client_port: int, server_port: int, *, max_apdu_bytes: int = APDU_MAX_BYTES) -> None:
         encode_wrapper(client_port, server_port, b"")
+        self._max_apdu_bytes = max_apdu_bytes
         self.foreign_frames = 0
         self._client_port = client_port
         self._server_port = server_port
@@ -106,9 +107,7 @@ class WrapperClient:
         self._reader.clear()
         self._is_fresh = not stream.bytes_received
 
-    def exchange(
-        self, stream: ByteStream, apdu: bytes, deadline_s: float, *, numbered: bool = False
-    ) -> bytes:
+    def exchange(self, stream: ByteStream, apdu: bytes, deadline_s: float, numbered: bool = False) -> bytes:
         """Sends a request and waits for the next APDU between the same two ports.
 
         What was received before the request is thrown away. A `numbered` request, whose answer the caller knows by
@@ -132,7 +131,16 @@ class WrapperClient:
         """The next APDU from the server to the client; raises as `exchange`."""
         reader = self._reader
         if not reader.is_mid_message:
-            reader.feed(stream.receive(deadline_s))
+            data = stream.receive(deadline_s)
+            size_bytes = len(data) - HEADER_BYTES
+            if 0 <= size_bytes <= self._max_apdu_bytes and _HEADER.unpack_from(data) == (
+                VERSION,
+                self._server_port,
+                self._client_port,
+                size_bytes,
+            ):
+                return data[HEADER_BYTES:]  # the answer in one piece and alone, as most come
+            reader.feed(data)
         while True:
             try:
                 message = reader.next()

@@ -17,7 +17,7 @@ from dlms_connector.config.reading import RegisterSettings
 from dlms_connector.config.settings import DeviceSettings
 from dlms_connector.cosem.services import AttributeRef, ListRequest, get_request
 from dlms_connector.cosem.values import Value
-from dlms_connector.meter.reading import Plain, Reading, apply_definition, reading_of
+from dlms_connector.meter.reading import Plain, Reading, apply_definition, readings_of
 from dlms_connector.obis import Obis
 
 # class -> attributes that carry a scaled value, and where its scaler_unit is (Blue Book 4.3)
@@ -93,7 +93,7 @@ class Columns(NamedTuple):
             number if divisor == 1 else number / divisor
             for number, divisor in zip(numbers, self.divisors, strict=True)
         ]
-        return list(map(reading_of, zip(self.keys, values, self.units, repeat(ts_ms), strict=False)))
+        return readings_of(self.keys, values, self.units, repeat(ts_ms))
 
 
 _columns = lru_cache(maxsize=1024)(Columns)  # one for all meters that read the same

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Iterable
 from decimal import Decimal
-from functools import partial
+from itertools import repeat
 from typing import Any, NamedTuple, Union
 
 from dlms_connector.config.reading import ObjectDefinition
@@ -28,8 +28,14 @@ class Reading(NamedTuple):
     ts_ms: int
 
 
-reading_of: Callable[[tuple[str, Plain, str, int]], Reading] = partial(tuple.__new__, Reading)
-"""A reading from its four fields in order, for many at once: at half the price of the constructor."""
+_new = tuple.__new__
+
+
+def readings_of(
+    keys: Iterable[str], values: Iterable[Plain], units: Iterable[str], ts_ms: Iterable[int]
+) -> list[Reading]:
+    """Many readings from their columns, as many as the shortest has: at half the price of the constructor."""
+    return list(map(_new, repeat(Reading), zip(keys, values, units, ts_ms)))  # noqa: B905 (an argument costs)
 
 
 def to_plain(value: Value) -> Plain:

@@ -17,6 +17,7 @@ from dlms_connector.link.frames import (
     FRAME_LENGTH_MAX_BYTES,
     BadFrame,
     Frame,
+    FrameDecoder,
     FrameEncoder,
     FrameReader,
     encode_frame,
@@ -126,6 +127,28 @@ def test_one_damaged_bit_is_reported_and_the_next_frame_survives(content: bytes,
     assert isinstance(seen[0], BadFrame)
     assert seen[-1] == frame
     assert seen.count(frame) == 2
+
+
+@given(frames, st.integers(0, 255), st.data())
+def test_a_foreseen_frame_is_taken_where_the_reader_finds_just_that_one(
+    frame: Frame, control: int, data: st.DataObject
+) -> None:
+    foreseen = data.draw(st.sampled_from([control, frame.control]))
+    change = data.draw(st.sampled_from(["none", "bit", "cut", "more", "before"]))
+    wire = bytearray(encode(frame))
+    if change == "bit":
+        wire[data.draw(st.integers(0, len(wire) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    elif change == "cut":
+        del wire[-data.draw(st.integers(1, len(wire))) :]
+    elif change == "more":
+        wire += data.draw(st.binary(min_size=1, max_size=3))
+    elif change == "before":
+        wire[:0] = data.draw(st.binary(min_size=1, max_size=3))
+    information = FrameDecoder(frame.destination, frame.source).decode(foreseen, bytes(wire))
+    is_it = change == "none" and foreseen == frame.control and bool(frame.information) and not frame.segmented
+    assert information == (frame.information if is_it else None)
+    if information is not None:
+        assert read_all(bytes(wire)) == [frame]
 
 
 @pytest.mark.parametrize("lost", [1, 2, 5, 19])

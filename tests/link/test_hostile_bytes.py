@@ -8,41 +8,15 @@ import time
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dlms_connector.errors import Layer, LinkClosed, LinkError
+from dlms_connector.errors import LinkError
 from dlms_connector.link.addresses import HdlcAddress
 from dlms_connector.link.frames import encode_frame
 from dlms_connector.link.hdlc import HdlcClient, HdlcSettings
 from dlms_connector.link.wrapper import WrapperClient
-from tests.support.link_peer import soon
+from tests.support.link_peer import ChunkStream, soon
 
 SERVER = HdlcAddress(0, 1, 1)
 CLIENT = b"\x21"
-
-
-class Played:
-    """A stream that delivers these chunks, then ends."""
-
-    layer = Layer.TCP
-    bytes_sent = 0
-    bytes_received = 0
-
-    def __init__(self, chunks: list[bytes]) -> None:
-        self._chunks = iter(chunks)
-
-    def send(self, data: bytes, deadline_s: float) -> None: ...
-
-    def receive(self, deadline_s: float) -> bytes:
-        try:
-            return next(self._chunks)
-        except StopIteration:
-            raise LinkClosed("the script has ended") from None
-
-    def discard_input(self) -> int:
-        return 0
-
-    def interrupt(self) -> None: ...
-
-    def close(self) -> None: ...
 
 
 anything = st.binary(min_size=1, max_size=60)
@@ -60,7 +34,7 @@ chunks = st.lists(st.one_of(anything, frames, frames), max_size=30)
 @given(chunks, st.integers(1, 300))
 def test_hdlc_ends_with_an_answer_or_an_error_of_the_link(script: list[bytes], size: int) -> None:
     client = HdlcClient(16, SERVER, HdlcSettings(max_apdu_bytes=200))
-    stream = Played(script)
+    stream = ChunkStream(script)
     started_s = time.monotonic()
     with contextlib.suppress(LinkError):
         client.connect(stream, soon())
@@ -73,7 +47,7 @@ def test_hdlc_ends_with_an_answer_or_an_error_of_the_link(script: list[bytes], s
 @given(chunks)
 def test_the_wrapper_ends_with_an_answer_or_an_error_of_the_link(script: list[bytes]) -> None:
     client = WrapperClient(16, 1, max_apdu_bytes=200)
-    stream = Played([b"\x00\x01\x00\x01\x00\x10\x00", *script])
+    stream = ChunkStream([b"\x00\x01\x00\x01\x00\x10\x00", *script])
     for _ in range(3):
         with contextlib.suppress(LinkError):
             assert len(client.exchange(stream, b"x", soon())) <= 200

@@ -15,7 +15,7 @@ from dlms_connector.errors import FrameError, LinkClosed, LinkTimeout
 from dlms_connector.link.stream import Interrupt
 from dlms_connector.link.tcp import open_tcp
 from dlms_connector.link.wrapper import WrapperClient, WrapperReader, encode_wrapper
-from tests.support.link_peer import SocketPipe, soon, tcp_peer, wait_until
+from tests.support.link_peer import ChunkStream, SocketPipe, soon, tcp_peer, wait_until
 
 CLIENT, SERVER = 16, 1
 messages = st.tuples(st.integers(0, 0xFFFF), st.integers(0, 0xFFFF), st.binary(max_size=100))
@@ -94,6 +94,25 @@ def test_foreign_and_stale_answers_are_never_taken() -> None:
         assert client.receive(stream, soon()) == b"two"
         assert client.foreign_frames == 2
         stream.close()
+
+
+@given(messages, st.integers(-2, 2), st.booleans())
+def test_an_answer_is_the_same_in_one_piece_and_in_two(
+    message: tuple[int, int, bytes], more: int, ours: bool
+) -> None:
+    apdu = message[2]
+    source, destination = (SERVER, CLIENT) if ours else message[:2]
+    wire = (encode_wrapper(source, destination, apdu) + b"\x00\x01")[: len(apdu) + 8 + more]
+
+    def outcome(*chunks: bytes) -> tuple[object, ...]:
+        client = WrapperClient(CLIENT, SERVER, max_apdu_bytes=90)
+        try:
+            answer: object = client.receive(ChunkStream(list(chunks)), 0.0)
+        except (FrameError, LinkClosed) as error:
+            answer = type(error)
+        return answer, client.foreign_frames, client.is_mid_message
+
+    assert outcome(wire) == outcome(wire[:1], wire[1:])
 
 
 def test_drip_silence_and_end_of_file() -> None:

@@ -12,10 +12,37 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+from dlms_connector.errors import Layer, LinkClosed
 from dlms_connector.link.frames import BadFrame, Frame, FrameReader, encode_frame
 from dlms_connector.link.tcp import TcpEndpoint
 
 PATIENCE_S = 10.0
+
+
+class ChunkStream:
+    """A stream that delivers these chunks, then ends."""
+
+    layer = Layer.TCP
+    bytes_sent = 0
+    bytes_received = 0
+
+    def __init__(self, chunks: list[bytes]) -> None:
+        self._chunks = iter(chunks)
+
+    def send(self, data: bytes, deadline_s: float) -> None: ...
+
+    def receive(self, deadline_s: float) -> bytes:
+        try:
+            return next(self._chunks)
+        except StopIteration:
+            raise LinkClosed("the script has ended") from None
+
+    def discard_input(self) -> int:
+        return 0
+
+    def interrupt(self) -> None: ...
+
+    def close(self) -> None: ...
 
 
 class Pipe(Protocol):
