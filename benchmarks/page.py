@@ -101,14 +101,16 @@ def client(result: Result) -> Table:
             "/ dlms-cosem, silenced",
             "/ as shipped",
             "/ gurux_dlms",
+            "bare socket, µs",
         ),
         (
             (
                 *kind,
-                text(peers["ours"].get("cpu_median_us", peers["ours"]["cpu_us"]), "{:.0f}"),
+                text(peers["ours"]["cpu_median_us"], "{:.0f}"),
                 ratio(peers.get("dlms-cosem")),
                 ratio(peers.get("dlms-cosem shipped")),
                 ratio(peers.get("gurux")),
+                text(peers.get("bare socket", {}).get("cpu_median_us"), "{:.0f}"),
             )
             for kind, peers in by_kind.items()
         ),
@@ -428,6 +430,7 @@ def _highest() -> str:
 
 TABLES: dict[str, Callable[[Result], Table]] = {
     "client": client,
+    "client_any_core": client,
     "fleet": fleet,
     "highest_rate": highest_rate,
     "line": line,
@@ -435,7 +438,10 @@ TABLES: dict[str, Callable[[Result], Table]] = {
     "backfill": backfill,
     "cost": cost,
 }
-_COMMANDS = {"highest_rate": "python benchmarks/fleet.py --highest-rate"}
+_COMMANDS = {
+    "highest_rate": "python benchmarks/fleet.py --highest-rate",
+    "client_any_core": "python benchmarks/client.py --core any",
+}
 
 
 def made(name: str) -> Table:

@@ -28,6 +28,7 @@ from dlms_connector.surroundings import BackgroundTask, Command, Errand, Surroun
 STACK_BYTES = 256 * 1024
 _CRASH_PAUSE_S = 5.0
 _CONGESTED_PAUSE_S = 1.0
+_SOON_S = 5.0  # a meter of a small fleet is read for the first time, or within its period
 
 
 @dataclass(slots=True)
@@ -85,7 +86,7 @@ class DevicePoller:
 
     def _make_schedule(self, now: float) -> Schedule:
         periods = self.session.plan.periods_s
-        spread = min([self._around.start_spread_s, *periods])
+        spread = max(self._around.start_spread_s, min([_SOON_S, *periods]))
         name = self.device.device_name
         return Schedule(
             periods,

@@ -112,8 +112,8 @@ class Surroundings:
     uplink: Uplink
     log: Log
     gate: Gate
-    start_spread_s: float = 5.0
-    """Over how long the first reads are spread, or over the shortest period."""
+    start_spread_s: float = 0.0
+    """Over how long at least the first reads of all meters are spread."""
     clock: Callable[[], float] = time.monotonic
     wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
     rng: random.Random = field(default_factory=random.Random)

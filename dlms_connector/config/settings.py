@@ -238,6 +238,14 @@ class DeliverySettings(Section):
     )
 
 
+class DeviceListSettings(Section):
+    """Mending how often the gateway rewrites its list of devices, connected_devices.json."""
+
+    collect_changes: bool = Field(
+        True, description="false leaves the gateway's own behaviour: for each device"
+    )
+
+
 class BackpressureSettings(Section):
     """Backfill waits while the gateway has this many entries queued."""
 
@@ -261,6 +269,7 @@ class ConnectorSettings(Section):
     )
     shard: ShardSettings | None = None
     delivery: DeliverySettings = DeliverySettings()
+    device_list: DeviceListSettings = DeviceListSettings()
     backpressure: BackpressureSettings = BackpressureSettings()
     prometheus: PrometheusSettings = PrometheusSettings()
     status: StatusSettings = StatusSettings()

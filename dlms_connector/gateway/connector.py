@@ -14,9 +14,10 @@ from thingsboard_gateway.connectors.connector import Connector
 from thingsboard_gateway.tb_utility.tb_logger import init_logger
 
 from dlms_connector.config.loader import Configuration, load_document
+from dlms_connector.config.settings import ConnectorSettings
 from dlms_connector.config.shard import take_share
 from dlms_connector.errors import DlmsConnectorError
-from dlms_connector.gateway import delivery
+from dlms_connector.gateway import delivery, device_list
 from dlms_connector.gateway.attributes import AttributeUpdates
 from dlms_connector.gateway.connector_rpc import ConnectorRpc
 from dlms_connector.gateway.fleet import Fleet
@@ -95,10 +96,7 @@ class DLMSConnector(Connector):  # type: ignore[misc]  # the gateway ships no ty
                 return
             self._tell_problems()
             settings = self._configuration.connector
-            if settings.delivery.await_puback:
-                delivery.install(self._gateway, settings.delivery.puback_timeout_ms / 1000, self._log)
-            else:
-                delivery.uninstall()
+            self._mend_gateway(settings)
             devices = [
                 device for device in take_share(self._configuration.devices, settings.shard) if device.enabled
             ]
@@ -118,6 +116,16 @@ class DLMSConnector(Connector):  # type: ignore[misc]  # the gateway ships no ty
                 return
             self._show_locally(state.path)
             self._log.info("%s: polling %d meters", self.name, len(devices))
+
+    def _mend_gateway(self, settings: ConnectorSettings) -> None:
+        if settings.delivery.await_puback:
+            delivery.install(self._gateway, settings.delivery.puback_timeout_ms / 1000, self._log)
+        else:
+            delivery.uninstall()
+        if settings.device_list.collect_changes:
+            device_list.install(self._gateway, self._log)
+        else:
+            device_list.uninstall(self._gateway)
 
     def _show_locally(self, state_path: Path | None) -> None:
         """Status file and metrics, as far as the configuration wants them."""

@@ -13,8 +13,6 @@ would give, because the gateway also connects devices with it, on the thread tha
 
 from __future__ import annotations
 
-import hashlib
-import inspect
 import threading
 import time
 from typing import Any
@@ -22,6 +20,7 @@ from weakref import ReferenceType, ref
 
 from tb_device_mqtt import TBPublishInfo
 
+from dlms_connector.gateway.proven import fingerprint
 from dlms_connector.surroundings import Log
 
 # SHA-256 of the source of TBPublishInfo.get, as released
@@ -40,7 +39,7 @@ def install(gateway: Any, timeout_s: float, log: Log) -> bool:
     """Await PUBACKs from now on; True when the mended version is in place. Callable any number of times."""
     global _told  # noqa: PLW0603 (one patch for the process)
     with _lock:
-        if not is_proven():
+        if fingerprint(_original) not in PROVEN:
             if not _told:
                 log.warning(
                     "delivery: this release of tb-mqtt-client is not known; PUBACKs are not awaited. "
@@ -56,15 +55,6 @@ def uninstall() -> None:
     """Put the library's own version back."""
     with _lock:
         TBPublishInfo.get = _original
-
-
-def is_proven() -> bool:
-    """Whether what would be replaced is what this was proven on."""
-    try:
-        source = inspect.getsource(_original)
-    except (OSError, TypeError):
-        return False
-    return hashlib.sha256(source.encode()).hexdigest() in PROVEN
 
 
 def _awaiting(gateway_ref: ReferenceType[Any], timeout_s: float) -> Any:

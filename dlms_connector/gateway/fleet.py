@@ -12,7 +12,7 @@ from weakref import WeakValueDictionary
 from dlms_connector.config.reading import ProfileSettings
 from dlms_connector.config.settings import ConnectorSettings, DeviceSettings
 from dlms_connector.errors import ConfigurationError
-from dlms_connector.gateway.memory import LONG_LIVED
+from dlms_connector.gateway.interpreter import INTERPRETER
 from dlms_connector.gateway.uplink import GatewayUplink
 from dlms_connector.link.gate import Gate
 from dlms_connector.link.stream import Interrupt
@@ -29,8 +29,8 @@ _POLITE_S = 1.6
 _SELECT_LIMIT = 1024
 _SPARE_DESCRIPTORS = 256
 _DESCRIPTORS_A_METER = 2
-_MIN_START_S, _STARTS_A_S = 5.0, 100.0
-"""The gateway announces a hundred devices a second at best: meters that are read sooner only take its time away."""
+_STARTS_A_S = 80.0
+"""What the gateway announces beside all else: meters that are read sooner only take its time away."""
 
 # Threads that still hold a meter, over all connectors of the process: a poller waits for its predecessor.
 _holders: WeakValueDictionary[tuple[str, ...], threading.Thread] = WeakValueDictionary()
@@ -63,7 +63,7 @@ class Fleet:
         """Make and start a poller for each device."""
         devices = list(devices)
         self._allow_descriptors(len(devices))
-        self._around.start_spread_s = max(_MIN_START_S, len(devices) / _STARTS_A_S)
+        self._around.start_spread_s = len(devices) / _STARTS_A_S
         for device in devices:
             self._uplink.add_device(device)
             try:
@@ -72,7 +72,7 @@ class Fleet:
                 self._log.error("%s cannot be polled: %s", device.device_name, error.explain())
                 continue
             self.pollers[device.device_name] = poller
-        LONG_LIVED.keep(self)
+        INTERPRETER.suit(self, len(self.pollers))
         for poller in self.pollers.values():
             poller.start()
 
@@ -147,7 +147,7 @@ class Fleet:
         for poller in self._alive():
             poller.interrupt()
         self._join(deadline_s)
-        LONG_LIVED.release(self)
+        INTERPRETER.release(self)
         left = self._alive()
         for poller in self.pollers.values():
             if poller not in left:

@@ -1,14 +1,15 @@
-"""What the collector sees while connectors are open: what is new, and everything from time to time."""
+"""What the collector sees while connectors are open, and how long a thread waits for its turn to run."""
 
 from __future__ import annotations
 
 import gc
+import sys
 import weakref
 from collections.abc import Iterator
 
 import pytest
 
-from dlms_connector.gateway.memory import FULL_WALK_S, LongLived
+from dlms_connector.gateway.interpreter import FULL_WALK_S, WAKE_UPS_A_S, Interpreter
 
 
 class Clock:
@@ -37,8 +38,8 @@ def clock() -> Iterator[Clock]:
 
 
 def test_what_a_full_collection_leaves_over_is_not_walked_again(clock: Clock) -> None:
-    kept = LongLived(clock)
-    kept.keep(self := object())
+    kept = Interpreter(clock)
+    kept.suit(self := object(), 1)
     assert gc.get_freeze_count() > 1000
     made = [[] for _ in range(5000)]  # type: ignore[var-annotated]
     assert len(gc.get_objects()) >= 5000
@@ -50,8 +51,8 @@ def test_what_a_full_collection_leaves_over_is_not_walked_again(clock: Clock) ->
 
 
 def test_new_garbage_is_collected_at_once_and_old_garbage_by_the_next_full_walk(clock: Clock) -> None:
-    kept = LongLived(clock)
-    kept.keep(self := object())
+    kept = Interpreter(clock)
+    kept.suit(self := object(), 1)
     fresh = weakref.ref(Knot())
     old_knot = Knot()
     old = weakref.ref(old_knot)
@@ -69,10 +70,10 @@ def test_new_garbage_is_collected_at_once_and_old_garbage_by_the_next_full_walk(
 
 
 def test_the_last_user_takes_the_habit_along(clock: Clock) -> None:
-    kept, before = LongLived(clock), len(gc.callbacks)
+    kept, before = Interpreter(clock), len(gc.callbacks)
     first, second = object(), object()
-    kept.keep(first)
-    kept.keep(second)
+    kept.suit(first, 1)
+    kept.suit(second, 1)
     assert len(gc.callbacks) == before + 1
     kept.release(first)
     kept.release(first)
@@ -83,3 +84,16 @@ def test_the_last_user_takes_the_habit_along(clock: Clock) -> None:
     assert len(gc.callbacks) == before
     gc.collect()
     assert gc.get_freeze_count() == 0
+
+
+def test_thousands_of_threads_ask_for_the_interpreter_more_rarely(clock: Clock) -> None:
+    kept, usual_s = Interpreter(clock), sys.getswitchinterval()
+    small, large, larger = object(), object(), object()
+    kept.suit(small, 100)
+    assert sys.getswitchinterval() == pytest.approx(usual_s)
+    kept.suit(large, 3000)
+    kept.suit(larger, 6900)
+    assert sys.getswitchinterval() == pytest.approx(10_000 / WAKE_UPS_A_S)
+    for user in (larger, large, small):
+        kept.release(user)
+    assert sys.getswitchinterval() == pytest.approx(usual_s)
