@@ -43,7 +43,7 @@ def install(gateway: Any, log: Log) -> bool:
                 "for each of them, which makes the start and the stop of a thousand meters slow"
             )
             return False
-        changes = _Changes(save)
+        changes = _Changes(save, log)
         setattr(gateway, _SAVE, changes.save)
         setattr(gateway, _LOAD, lambda: changes.write_before(load))
         atexit.register(changes.write)
@@ -64,8 +64,10 @@ def uninstall(gateway: Any) -> None:
 class _Changes:
     """When the list is written; the gateway's threads call `save` for each change."""
 
-    def __init__(self, write: Callable[[], None]) -> None:
+    def __init__(self, write: Callable[[], None], log: Log) -> None:
         self._write = write
+        self._log = log
+        self._failed = False
         self._lock = threading.Lock()
         self._timer: threading.Timer | None = None  # while a change waits
         self._next_s = 0.0
@@ -102,14 +104,25 @@ class _Changes:
 
     def _write_all(self) -> None:
         began_s = time.monotonic()
-        try:
-            self._write()
-        except RuntimeError:  # a device came or went in another thread while the gateway went through them
-            changed = True
-        else:
-            changed = False
+        written = self._try()
         ended_s = time.monotonic()
         with self._lock:
             self._next_s = ended_s + max(_PAUSE_S, _SHARE * (ended_s - began_s))
-            if changed and self._timer is None:
+            if not written and self._timer is None:
                 self._postpone(self._next_s - ended_s)
+
+    def _try(self) -> bool:
+        """Write; False where that has to be tried again. A disk that takes nothing is told once."""
+        try:
+            self._write()
+        except RuntimeError as error:
+            if "changed" not in str(error):
+                raise
+            return False  # a device came or went in another thread while the gateway went through them
+        except OSError as error:
+            if not self._failed:
+                self._log.warning("device list: it cannot be written, and is tried again: %s", error.strerror)
+            self._failed = True
+            return False
+        self._failed = False
+        return True

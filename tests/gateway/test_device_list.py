@@ -31,15 +31,15 @@ class TBGatewayService:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.log = Log()
         self.devices: list[str] = []
         self.writes = 0
-        self.disturbances = 0
+        self.disturbances: list[Exception] = []
 
     def __save_persistent_devices(self) -> None:
         self.writes += 1
         if self.disturbances:
-            self.disturbances -= 1
-            raise RuntimeError("dictionary changed size during iteration")
+            raise self.disturbances.pop()
         self.path.write_text(json.dumps(self.devices))
 
     def __load_persistent_devices(self) -> None:
@@ -73,7 +73,7 @@ def gateway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TBGatew
     service = TBGatewayService(tmp_path / "devices.json")
     save = service._TBGatewayService__save_persistent_devices  # type: ignore[attr-defined]  # the name is mangled
     monkeypatch.setattr(device_list, "PROVEN", {fingerprint(save)})
-    assert device_list.install(service, Log())
+    assert device_list.install(service, service.log)
     yield service
     device_list.uninstall(service)
 
@@ -96,10 +96,25 @@ def test_what_was_changed_is_there_when_the_gateway_loads_the_list(gateway: TBGa
 
 
 def test_a_list_that_changes_while_it_is_written_is_written_again(gateway: TBGatewayService) -> None:
-    gateway.disturbances = 2
+    gateway.disturbances = [RuntimeError("dictionary changed size during iteration")] * 2
     gateway.add("one")
     assert soon(lambda: gateway.path.exists() and gateway.on_disk() == ["one"])
     assert gateway.writes == 3
+    assert gateway.log.warnings == []
+
+
+def test_a_full_disk_is_told_once_and_tried_again(gateway: TBGatewayService) -> None:
+    gateway.disturbances = [OSError(28, "No space left on device")] * 2
+    gateway.add("one")
+    assert soon(lambda: gateway.path.exists() and gateway.on_disk() == ["one"])
+    assert len(gateway.log.warnings) == 1
+    assert "No space left" in gateway.log.warnings[0]
+
+
+def test_any_other_error_is_the_gateways(gateway: TBGatewayService) -> None:
+    gateway.disturbances = [RuntimeError("something else")]
+    with pytest.raises(RuntimeError, match="something else"):
+        gateway.add("one")
 
 
 def test_uninstalled_the_gateway_writes_each_change_again(gateway: TBGatewayService) -> None:
@@ -107,7 +122,7 @@ def test_uninstalled_the_gateway_writes_each_change_again(gateway: TBGatewayServ
     gateway.add("two")
     device_list.uninstall(gateway)
     assert gateway.on_disk() == ["one", "two"]
-    assert set(vars(gateway)) == {"path", "devices", "writes", "disturbances"}
+    assert set(vars(gateway)) == {"path", "log", "devices", "writes", "disturbances"}
     before = gateway.writes
     for name in ("three", "four", "five"):
         gateway.add(name)
@@ -115,11 +130,11 @@ def test_uninstalled_the_gateway_writes_each_change_again(gateway: TBGatewayServ
 
 
 def test_only_known_code_is_replaced(tmp_path: Path) -> None:
-    log, service = Log(), TBGatewayService(tmp_path / "devices.json")
-    assert not device_list.install(service, log)
-    assert len(log.warnings) == 1
-    assert "thingsboard-gateway" in log.warnings[0]
-    assert set(vars(service)) == {"path", "devices", "writes", "disturbances"}
+    service = TBGatewayService(tmp_path / "devices.json")
+    assert not device_list.install(service, service.log)
+    assert len(service.log.warnings) == 1
+    assert "thingsboard-gateway" in service.log.warnings[0]
+    assert set(vars(service)) == {"path", "log", "devices", "writes", "disturbances"}
 
 
 @pytest.mark.contract
