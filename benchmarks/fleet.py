@@ -191,6 +191,7 @@ def main() -> None:
     parser.add_argument("--period", type=float, default=5.0, help="seconds; --highest-rate: of the first run")
     parser.add_argument("--rtt", type=float, default=0.0, help="round trip to the meters of your row, ms")
     parser.add_argument("--storage", choices=_STORAGES, default="sqlite", help="of your row")
+    parser.add_argument("--core", type=int, help="that the gateway process of your row stays on")
     parser.add_argument(
         "--highest-rate", action="store_true", help="find the highest rate that loses nothing"
     )
@@ -202,7 +203,7 @@ def main() -> None:
         run_highest_rate(options.meters or 1000, options.period, min(options.seconds, 30.0), options.halvings)
     elif options.meters:
         setup = Setup(options.meters, options.period, options.rtt, options.storage)
-        tell([measure(setup, options.seconds, options.patience)])
+        tell([measure(setup, options.seconds, options.patience, options.core)])
     else:
         run_rows(chosen(options.rows), options.seconds, options.patience)
 

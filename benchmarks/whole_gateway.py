@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import tempfile
 import time
 from collections.abc import Iterable
@@ -185,12 +186,15 @@ class Meters:
         return sum(part.cpu_s() for part in self._parts)
 
 
-def measure(setup: Setup, seconds: float, patience_s: float | None = None) -> dict[str, Any]:
+def measure(
+    setup: Setup, seconds: float, patience_s: float | None = None, core: int | None = None
+) -> dict[str, Any]:
     """One row. A run that fails is told in `error`, with whatever figures it has.
 
     Args:
         seconds: of the window; rounded up to whole cycles.
         patience_s: until all meters are up; by default the setup's.
+        core: that the gateway process stays on; by default it may use any.
     """
     try:
         with ExitStack() as stack:
@@ -208,6 +212,9 @@ def measure(setup: Setup, seconds: float, patience_s: float | None = None) -> di
                 environment=service_environment(),
             )
             stack.enter_context(gateway)
+            assert gateway.process is not None
+            if core is not None:
+                os.sched_setaffinity(gateway.process.pid, {core})
             run = _Run(setup, meters, server, store, gateway)
             return setup.row() | run.figures(seconds, patience_s or setup.patience_s)
     except RunFailed as failure:

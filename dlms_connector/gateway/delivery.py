@@ -28,6 +28,9 @@ PROVEN = frozenset(
     {"3c1e3adf0d11c3d9bc95fc4c4b4731bcd2792ca5e86ffe1f36398a7ea1eaf08d"}  # tb-mqtt-client 1.13.13
 )
 _POLL_S = 0.25
+_TOGETHER_S = 0.02
+"""The PUBACKs of a pack come right after each other: after such a pause most of them are there, and none has woken
+a thread of its own."""
 _CONFIRMATION = "_TBGatewayService__messages_confirmation_executor"
 
 _lock = threading.Lock()
@@ -80,6 +83,8 @@ def _decides_deletion(gateway: Any) -> bool:
 def _is_acknowledged(info: Any, gateway_ref: ReferenceType[Any], deadline_s: float) -> bool:
     """Wait for the PUBACK of one message; False when it was not sent or is forgotten, at a stop, when time is up."""
     try:
+        if not info.is_published():
+            time.sleep(_TOGETHER_S)
         while not info.is_published():
             gateway = gateway_ref()
             if gateway is None or gateway.stopped or time.monotonic() >= deadline_s:
