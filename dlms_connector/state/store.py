@@ -12,21 +12,37 @@ import sqlite3
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from dlms_connector.errors import StateError
+from dlms_connector.state import to_version_2
 
 STATE_FILE = "dlms_connector.sqlite"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 COUNTER_BLOCK = 500
 _CACHE_KIB = 256
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS counters (identity TEXT PRIMARY KEY, next INTEGER NOT NULL) STRICT;
-CREATE TABLE IF NOT EXISTS facts (
+_VERSION_1 = (
+    "CREATE TABLE IF NOT EXISTS counters (identity TEXT PRIMARY KEY, next INTEGER NOT NULL) STRICT",
+    """CREATE TABLE IF NOT EXISTS facts (
   device TEXT NOT NULL, kind TEXT NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL,
   PRIMARY KEY (device, kind, key)
-) STRICT;
-"""
+) STRICT""",
+)
+_MIGRATIONS = {2: to_version_2.migrate}
+"""Version -> what brings a file of the version before up to it."""
+_PUT = (
+    "INSERT INTO facts (device, kind, key, value, cause, until_ms) VALUES (?, ?, ?, ?, ?, ?) "
+    "ON CONFLICT (device, kind, key) DO UPDATE SET "
+    "value = excluded.value, cause = excluded.cause, until_ms = excluded.until_ms"
+)
+
+
+class StoredFact(NamedTuple):
+    """A value with its cause ("" where it is not known) and its end in epoch milliseconds (0 for none)."""
+
+    value: Any
+    cause: str
+    until_ms: int
 
 
 def state_file(configured: str | None, gateway_directory: Path) -> Path:
@@ -93,8 +109,7 @@ class StateStore:
                 raise StateError(
                     f"the state file is of version {version}, this release knows {SCHEMA_VERSION}"
                 )
-            connection.executescript(_SCHEMA)
-            connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+            self._bring_up(connection, version)
             verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
             if verdict != "ok":
                 # Found here and set aside; found by a poller, it would keep the whole fleet from starting.
@@ -103,6 +118,23 @@ class StateStore:
             connection.close()
             raise
         return connection
+
+    @staticmethod
+    def _bring_up(connection: sqlite3.Connection, version: int) -> None:
+        """From any earlier version to this one, in one transaction: a kill leaves the old file or the new."""
+        if version == SCHEMA_VERSION:
+            return
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            for statement in _VERSION_1:
+                connection.execute(statement)
+            for target in range(max(version, 1) + 1, SCHEMA_VERSION + 1):
+                _MIGRATIONS[target](connection)
+            connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+        except BaseException:
+            connection.execute("ROLLBACK")
+            raise
+        connection.execute("COMMIT")
 
     @staticmethod
     def _set_aside(path: Path) -> Path:
@@ -139,45 +171,49 @@ class StateStore:
             row = self._execute("SELECT 1 FROM counters WHERE identity = ?", identity).fetchone()
         return row is not None
 
-    def put(self, device: str, kind: str, key: str, value: Any) -> None:
+    def put(
+        self, device: str, kind: str, key: str, value: Any, *, cause: str = "", until_ms: int = 0
+    ) -> None:
         """Store a JSON value. Raises StateError."""
-        with self._lock, self._transaction():
-            self._execute(
-                "INSERT INTO facts VALUES (?, ?, ?, ?) "
-                "ON CONFLICT (device, kind, key) DO UPDATE SET value = excluded.value",
-                device,
-                kind,
-                key,
-                json.dumps(value),
-            )
+        self.put_many(device, kind, {key: value}, cause=cause, until_ms=until_ms)
 
-    def put_many(self, device: str, kind: str, values: dict[str, Any]) -> None:
+    def put_many(
+        self, device: str, kind: str, values: dict[str, Any], *, cause: str = "", until_ms: int = 0
+    ) -> None:
         """Store several JSON values in one transaction. Raises StateError."""
         with self._lock, self._transaction():
             self._connection.executemany(
-                "INSERT INTO facts VALUES (?, ?, ?, ?) "
-                "ON CONFLICT (device, kind, key) DO UPDATE SET value = excluded.value",
-                [(device, kind, key, json.dumps(value)) for key, value in values.items()],
+                _PUT,
+                [(device, kind, key, json.dumps(value), cause, until_ms) for key, value in values.items()],
             )
 
     def get_all(self, device: str, kind: str) -> dict[str, Any]:
         """Every stored value of this kind, by key. Raises StateError."""
+        return {key: fact.value for key, fact in self.get_facts(device, kind).items()}
+
+    def get_facts(self, device: str, kind: str) -> dict[str, StoredFact]:
+        """Every stored value of this kind with its cause and end, by key. Raises StateError."""
         with self._lock:
             rows = self._execute(
-                "SELECT key, value FROM facts WHERE device = ? AND kind = ?", device, kind
+                "SELECT key, value, cause, until_ms FROM facts WHERE device = ? AND kind = ?", device, kind
             ).fetchall()
         facts = {}
-        for key, value in rows:
+        for key, value, cause, until_ms in rows:
             try:
-                facts[key] = json.loads(value)
+                facts[key] = StoredFact(json.loads(value), cause, until_ms)
             except ValueError:
                 continue  # a bit that turned on the disk: every fact can be learned again
         return facts
 
-    def forget(self, device: str, kind: str) -> None:
-        """Drop every value of this kind. Raises StateError."""
+    def forget(self, device: str, kind: str, key: str | None = None) -> None:
+        """Drop every value of this kind, or one. Raises StateError."""
         with self._lock, self._transaction():
-            self._execute("DELETE FROM facts WHERE device = ? AND kind = ?", device, kind)
+            if key is None:
+                self._execute("DELETE FROM facts WHERE device = ? AND kind = ?", device, kind)
+            else:
+                self._execute(
+                    "DELETE FROM facts WHERE device = ? AND kind = ? AND key = ?", device, kind, key
+                )
 
     def _execute(self, statement: str, *values: Any) -> sqlite3.Cursor:
         try:
