@@ -157,9 +157,16 @@ class DecodeError(LinkError):
 
 
 class ServiceRefused(DlmsConnectorError):
-    """ExceptionResponse or confirmedServiceError: the meter does not do this request."""
+    """ExceptionResponse or confirmedServiceError: the meter does not do this request.
+
+    `unknown_service`: it said that it does not know the service at all.
+    """
 
     layer = Layer.SERVICE
+
+    def __init__(self, message: str, *, hint: str = "", unknown_service: bool = False) -> None:
+        super().__init__(message, hint=hint)
+        self.unknown_service = unknown_service
 
 
 class ObjectError(DlmsConnectorError):
@@ -174,6 +181,13 @@ class ObjectError(DlmsConnectorError):
         super().__init__(message, hint=hint)
         self.code = code
         self.transient = not permanent
+
+
+class InvalidAnswer(ObjectError):
+    """A whole answer came, and what it says of this object cannot be used; the association stands."""
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message, code=-1, permanent=False, hint=hint)
 
 
 class CommandError(DlmsConnectorError):

@@ -20,6 +20,8 @@ from dlms_connector.errors import CommandError, DlmsConnectorError, Interrupted,
 from dlms_connector.health import MeterState
 from dlms_connector.link.line import Line, Priority
 from dlms_connector.link.stream import Interrupt
+from dlms_connector.meter.batch_result import BatchResult
+from dlms_connector.meter.book import Book
 from dlms_connector.meter.reading import Reading
 from dlms_connector.meter.schedule import Schedule, phase_of
 from dlms_connector.meter.session import MeterSession
@@ -28,6 +30,7 @@ from dlms_connector.surroundings import BackgroundTask, Command, Errand, Surroun
 STACK_BYTES = 256 * 1024
 _CRASH_PAUSE_S = 5.0
 _CONGESTED_PAUSE_S = 1.0
+UNSCALED_KEY = "dlms_unscaled"
 _SOON_S = 5.0  # a meter of a small fleet is read for the first time, or within its period
 
 
@@ -43,6 +46,7 @@ class DevicePoller:
         session: the meter's session, closed.
         line: the line that the meter may share with others.
         tasks: background work, asked in turn.
+        book: where the tasks count as well.
         announced: the device is already known to the server, so its health may be told before a reading.
     """
 
@@ -54,12 +58,14 @@ class DevicePoller:
         around: Surroundings,
         *,
         tasks: Sequence[BackgroundTask] = (),
+        book: Book | None = None,
         announced: bool = False,
         on_announced: Callable[[], None] = lambda: None,
         predecessor: threading.Thread | None = None,
     ) -> None:
         self.device = device
         self.session = session
+        self.book = Book() if book is None else book
         self.idle_until_s = 0.0  # monotonic; long past: busy since then
         self._around = around
         self._errands = tuple(Errand(task, device.backoff.maximum_ms / 1000) for task in tasks)
@@ -71,6 +77,8 @@ class DevicePoller:
         self._resting = False
         self._owed: set[float] = set()
         self._sent_attributes: dict[str, Any] = {}
+        self._sent_unscaled: set[str] = set()
+        self._told_problems: dict[str, str] = {}
         self.contact = Contact(
             device,
             session,
@@ -133,6 +141,10 @@ class DevicePoller:
         self.contact.retry_s = 0.0
         self._poke("resume", lambda _: None)
 
+    def forget(self) -> None:
+        """Ask the meter again for everything that was learned of it; other meters' facts stay."""
+        self._poke("forget", lambda session: session.forget_facts())
+
     def probe(self) -> None:
         """Try an absent meter at once, whatever back-off and breaker say."""
         self._poke("probe", lambda _: self.reconnect_now())
@@ -148,7 +160,7 @@ class DevicePoller:
     def status(self) -> dict[str, str | int | float]:
         """Health under the keys that ThingsBoard sees; callable from any thread."""
         self.contact.collect()
-        return self.health.values()
+        return {**self.health.values(), **self.book.values()}
 
     # The thread's own side begins here.
 
@@ -275,6 +287,8 @@ class DevicePoller:
         if not batches:
             self._owed.clear()  # all of it is set aside: no poll, so none that failed
             return
+        open_keys = sum(len(batch.registers) for batch in batches)
+        self.book.asked += open_keys
         try:
             good = False
             for batch in batches:
@@ -282,8 +296,12 @@ class DevicePoller:
                     if not self.session.is_open and not self.contact.connect():
                         self.contact.count_cycle(False, 0.0)
                         return
-                    readings = self.session.read(batch)
-                good = self._deliver(batch.attribute_keys, readings) or good
+                    result = self.session.read_batch(batch)
+                open_keys -= self.book.count(
+                    result, taken=self._deliver(batch.attribute_keys, result.readings)
+                )
+                good = bool(result.readings) or good
+                self._tell_problems(result)
                 self._serve_waiting()
                 if self._leaving.is_set:
                     return
@@ -295,15 +313,38 @@ class DevicePoller:
             return
         except DlmsConnectorError as error:
             self.contact.report(error)
+        finally:
+            self.book.failed += open_keys  # those that nobody got round to
         self._owed.clear()
+        self._tell_unscaled()
         self.contact.count_cycle(good, (clock() - began) * 1000)
         self.contact.distrust(clock())
         self.contact.hang_up_in_time(self._next_use_s)
 
+    def _tell_problems(self, result: BatchResult) -> None:
+        """One line for each key and reason that is new: what is held back or is no value is not silent."""
+        if not result.held and not result.failed:
+            return
+        for key, error in (*result.held.items(), *result.failed.items()):
+            if self._told_problems.get(key) != error.message:
+                self._told_problems[key] = error.message
+                self._around.log.warning(
+                    '%s: "%s" gave no value: %s', self.device.device_name, key, error.explain()
+                )
+
+    def _tell_unscaled(self) -> None:
+        """Which keys hold numbers without their scaler, as the attribute `dlms_unscaled`, whenever that changes."""
+        if self.session.unscaled == self._sent_unscaled:
+            return
+        unscaled = set(self.session.unscaled)
+        names = Reading(UNSCALED_KEY, ", ".join(sorted(unscaled)), "", self._around.wall_ms())
+        if self._around.uplink.deliver(self.device, [], [names]):
+            self._sent_unscaled = unscaled
+
     def _deliver(self, attribute_keys: frozenset[str], readings: list[Reading]) -> bool:
-        """Hand over what was read; True when there was anything good."""
+        """Hand over what was read; False when the gateway did not take it."""
         if not readings:
-            return False
+            return True
         telemetry = readings
         attributes: list[Reading] = []
         if attribute_keys:
@@ -311,9 +352,12 @@ class DevicePoller:
             attributes = [reading for reading in readings if reading.key in attribute_keys]
             attributes = [item for item in attributes if self._sent_attributes.get(item.key) != item.value]
         self.contact.good(readings[-1].ts_ms)
-        if (telemetry or attributes) and self._around.uplink.deliver(self.device, telemetry, attributes):
+        if not telemetry and not attributes:
+            return True
+        taken = self._around.uplink.deliver(self.device, telemetry, attributes)
+        if taken:
             self._sent_attributes.update((item.key, item.value) for item in attributes)
-        return True
+        return taken
 
     def _answered(self) -> None:
         """Background work went well; where nothing else is read, that is what tells the meter's state."""

@@ -24,9 +24,10 @@ from dlms_connector.config.catalogue import CATALOGUE
 from dlms_connector.config.problems import nearest
 from dlms_connector.config.reading import RegisterSettings
 from dlms_connector.config.settings import DeviceSettings
-from dlms_connector.errors import CommandError, ObjectError, ServiceRefused
+from dlms_connector.errors import CommandError, LinkClosed, LinkTimeout, ObjectError, ServiceRefused
+from dlms_connector.meter.batch_result import BatchResult
 from dlms_connector.meter.plan import Register, make_register
-from dlms_connector.meter.reading import Reading, to_plain
+from dlms_connector.meter.reading import to_plain
 from dlms_connector.meter.session import MeterSession
 from dlms_connector.obis import Obis
 
@@ -121,26 +122,39 @@ def _parts(registers: list[Register]) -> Iterator[list[Register]]:
 
 
 def _scaled(session: MeterSession, registers: list[Register]) -> list[dict[str, Any]]:
-    readings: dict[Register, Reading] = {}
-    session.learn_scalers(registers)
-    for batch in session.plan.batch(registers):
-        by_key = {reading.key: reading for reading in session.read(batch)}
-        readings.update((each, by_key[each.key]) for each in batch.registers if each.key in by_key)
-    return [
-        _row(register, value=readings[register].value, unit=readings[register].unit)
-        if register in readings
-        else _refusal(session, register)
-        for register in registers
-    ]
+    """As the gateway reads them: by lists, and one by one where a list ends the link."""
+    rows: dict[Register, dict[str, Any]] = {}
+    rest = registers
+    while rest:
+        try:
+            session.learn_scalers(rest)
+            for batch in session.plan.batch(rest):
+                rows.update(_rows(batch.registers, session.read_batch(batch)))
+        except (LinkTimeout, LinkClosed):
+            if not session.on_trial:
+                raise
+            session.open()  # a list was never answered: now each alone
+        rest = [register for register in registers if register not in rows]
+    return [rows[register] for register in registers]
 
 
-def _refusal(session: MeterSession, register: Register) -> dict[str, Any]:
-    """Ask again what a list left out: the answer says why."""
-    try:
-        session.get(register.ref)
-    except (ObjectError, ServiceRefused) as error:
-        return _row(register, error=error.message, hint=error.hint)
-    return _row(register, error="the meter refused it in a list and answers it alone; its scaler is missing")
+def _rows(registers: Sequence[Register], result: BatchResult) -> dict[Register, dict[str, Any]]:
+    readings = {reading.key: reading for reading in result.readings}
+    problems = result.problems()
+    rows = {}
+    for register in registers:
+        reading = readings.get(register.key)
+        if reading is not None:
+            unscaled = (
+                {"unscaled": True}
+                if register.needs_scaler and isinstance(reading.value, (int, float))
+                else {}
+            )
+            rows[register] = _row(register, value=reading.value, unit=reading.unit, **unscaled)
+        else:
+            error = problems[register.key]
+            rows[register] = _row(register, value=None, error=error.message, hint=error.hint)
+    return rows
 
 
 def _raw(session: MeterSession, register: Register) -> dict[str, Any]:

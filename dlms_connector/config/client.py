@@ -63,6 +63,9 @@ class ClientSettings(Section):
     use_lists: bool = Field(
         True, description="GET-with-list; switched off by itself where the meter refuses it"
     )
+    max_list_size: Whole = Field(
+        60, ge=1, le=60, description="attributes in one list; found by itself where the meter takes fewer"
+    )
 
     @model_validator(mode="before")
     @classmethod

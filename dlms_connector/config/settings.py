@@ -165,6 +165,12 @@ class DeviceSettings(Section):
         description="ask again what was refused",
     )
 
+    unscaled: Literal["deliver", "withhold"] = Field(
+        "deliver",
+        description="numbers whose scaler the meter refuses for minutes: as they are, named in dlms_unscaled, "
+        "or not at all",
+    )
+
     def class_of(self, obis: Obis) -> int:
         """The class of an object that is asked for by its code alone (RPC, command line)."""
         for entry in (*self.timeseries, *self.attributes):

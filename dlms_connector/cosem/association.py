@@ -89,6 +89,8 @@ class Association:
         self.stale_answers = 0
         self.requests = 0
         self.responses = 0
+        self.responses_at_open = 0
+        """Answers that opening took (HLS): only what came after them shows that the meter serves."""
         self._channel = channel
         self._parameters = parameters
         self._on_notification = on_notification
@@ -154,6 +156,16 @@ class Association:
                 hint="check client and server address; a former association may have to time out first",
             ) from error
         self._accept(self._read_aare(answer), challenge)
+        self.responses_at_open = self.responses
+
+    def now_s(self) -> float:
+        """Monotonic seconds of the clock that this association goes by."""
+        return self._clock()
+
+    @property
+    def server_title(self) -> bytes | None:
+        """The meter's system title; None where there is no ciphering."""
+        return self._cipher.server_title if self._cipher is not None else None
 
     def _first_value(self) -> bytes:
         parameters = self._parameters

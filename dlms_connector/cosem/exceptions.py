@@ -17,6 +17,7 @@ SERVICE_ERRORS = {
     5: "deciphering error",
     6: "invocation counter error",
 }
+_NOT_SUPPORTED = 2
 _HINTS = {
     "deciphering error": "check the keys, the system title and the security suite",
     "service not allowed": "this client may not use the service; check client.address and the association",
@@ -55,7 +56,11 @@ def raise_for_exception(apdu: bytes) -> NoReturn:
         state = STATE_ERRORS.get(apdu[1], f"state error {apdu[1]}")
         service = SERVICE_ERRORS.get(apdu[2], f"service error {apdu[2]}")
         hint = _HINTS.get(service) or _HINTS.get(state, "")
-        raise ServiceRefused(f"the meter answered with an exception: {state}, {service}", hint=hint)
+        raise ServiceRefused(
+            f"the meter answered with an exception: {state}, {service}",
+            hint=hint,
+            unknown_service=apdu[2] == _NOT_SUPPORTED,
+        )
     raise ServiceRefused(f"the meter answered with confirmedServiceError {apdu[1:4].hex()}")
 
 

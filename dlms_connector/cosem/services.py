@@ -21,7 +21,7 @@ from dlms_connector.cosem.values import (
     encode_length,
     read_length,
 )
-from dlms_connector.errors import DecodeError, ObjectError, ProtocolError
+from dlms_connector.errors import DecodeError, InvalidAnswer, ObjectError, ProtocolError
 from dlms_connector.obis import Obis
 
 MAX_TRANSFER_BYTES = 16 * 1024 * 1024
@@ -99,7 +99,7 @@ class ListRequest:
         self._layouts: dict[int, _Layout | None] = {}
 
     def decode(self, answer: bytes) -> list[Value | ObjectError]:
-        """The results in a get-response-with-list. Raises ProtocolError, DecodeError."""
+        """The results in a get-response-with-list. Raises InvalidAnswer."""
         size_bytes = len(answer)
         layout = self._layouts.get(size_bytes)
         if layout is not None:
@@ -121,19 +121,26 @@ def get(association: Association, ref: AttributeRef, selection: Selection | None
     """Read one attribute.
 
     Raises:
-        ObjectError: the meter refused this object; the association stands.
-        ServiceRefused, ProtocolError, DecodeError, LinkError.
+        ObjectError: the meter refused this object, or its value cannot be decoded; the association stands.
+        ServiceRefused, ProtocolError, LinkError.
     """
-    return decode(get_raw(association, get_request(ref, selection), ref))[0]
+    return _decoded(get_raw(association, get_request(ref, selection), ref), 0, ref)
 
 
 def get_prepared(association: Association, request: bytes, ref: AttributeRef) -> Value:
     """Read one attribute with a request from `get_request`; errors as in `get`."""
     answer = association.request(request, _GET_RESPONSE)
     if answer[1] == 1:
-        offset = _data_at(answer, 3, ref)
-        return decode(answer, offset)[0]
-    return decode(_collect_blocks(association, answer, ref))[0]
+        return _decoded(answer, _data_at(answer, 3, ref), ref)
+    return _decoded(_collect_blocks(association, answer, ref), 0, ref)
+
+
+def _decoded(data: bytes, offset: int, ref: AttributeRef) -> Value:
+    """The value; one that cannot be decoded costs its object alone, since the answer itself came whole."""
+    try:
+        return decode(data, offset)[0]
+    except DecodeError as error:
+        raise InvalidAnswer(f"{ref}: {error.message}") from error
 
 
 def get_raw(association: Association, request: bytes, ref: AttributeRef) -> bytes:
@@ -149,7 +156,7 @@ def get_list(association: Association, request: ListRequest) -> list[Value | Obj
 
     Raises:
         ServiceRefused: the meter does not do lists.
-        ProtocolError: the number of results is another.
+        InvalidAnswer: fewer or more results than asked for, or one that cannot be decoded.
     """
     answer = association.request(request.apdu, _GET_RESPONSE)
     if answer[1] == 3:
@@ -163,9 +170,16 @@ def get_list(association: Association, request: ListRequest) -> list[Value | Obj
 
 
 def _split_list(data: bytes, offset: int, refs: Sequence[AttributeRef]) -> list[Value | ObjectError]:
+    try:
+        return _list_results(data, offset, refs)
+    except DecodeError as error:
+        raise InvalidAnswer(f"the answer to a list of {len(refs)} attributes: {error.message}") from error
+
+
+def _list_results(data: bytes, offset: int, refs: Sequence[AttributeRef]) -> list[Value | ObjectError]:
     count, offset = read_length(data, offset)
     if count != len(refs):
-        raise ProtocolError(f"{count} results for a list of {len(refs)} attributes")
+        raise InvalidAnswer(f"{count} results for a list of {len(refs)} attributes")
     results: list[Value | ObjectError] = []
     for ref in refs:
         choice = data[offset] if offset < len(data) else -1

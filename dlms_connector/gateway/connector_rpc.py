@@ -1,4 +1,4 @@
-"""Connector RPC `<type>_status`, `_devices`, `_pause`, `_resume`, `_probe`: the return value is the answer.
+"""Connector RPC `<type>_status`, `_devices`, `_pause`, `_resume`, `_probe`, `_forget`: the return value is the answer.
 
 Runs on the gateway's MQTT thread and for every connector of the same type, so it only looks at what is there and
 says nothing (None) to methods that are another connector's.
@@ -31,6 +31,7 @@ class ConnectorRpc:
             "devices": self._devices,
             "pause": lambda params: self._each(params, "paused", DevicePoller.pause),
             "resume": lambda params: self._each(params, "resumed", DevicePoller.resume),
+            "forget": lambda params: self._each(params, "forgotten", DevicePoller.forget),
             "probe": lambda params: self._each(params, "probing", DevicePoller.probe),
         }
 

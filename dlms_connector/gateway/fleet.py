@@ -16,6 +16,7 @@ from dlms_connector.gateway.interpreter import INTERPRETER
 from dlms_connector.gateway.uplink import GatewayUplink
 from dlms_connector.link.gate import Gate
 from dlms_connector.link.stream import Interrupt
+from dlms_connector.meter.book import Book
 from dlms_connector.meter.clock_check import ClockTask
 from dlms_connector.meter.links import Lines, make_channel, server_key
 from dlms_connector.meter.profile import ProfileReader, ProfileTask
@@ -110,6 +111,7 @@ class Fleet:
         def clock_seen(offset_s: float) -> None:
             self.pollers[name].health.clock_offset_s = offset_s
 
+        book = Book()
         identity = (*device.transport.line_key, server_key(device.transport))
         with _holders_lock:
             poller = DevicePoller(
@@ -117,10 +119,11 @@ class Fleet:
                 session,
                 line,
                 self._around,
+                book=book,
                 announced=bool(self._state.get_all(name, _FACT_DEVICE).get("announced")),
                 on_announced=lambda: self._state.put(name, _FACT_DEVICE, "announced", True),
                 tasks=[
-                    *(self._profile_task(device, profile) for profile in device.profiles),
+                    *(self._profile_task(device, profile, book) for profile in device.profiles),
                     ClockTask(device, clock_seen),
                 ],
                 predecessor=_holders.get(identity),
@@ -128,7 +131,7 @@ class Fleet:
             _holders[identity] = poller.thread
         return poller
 
-    def _profile_task(self, device: DeviceSettings, profile: ProfileSettings) -> ProfileTask:
+    def _profile_task(self, device: DeviceSettings, profile: ProfileSettings, book: Book) -> ProfileTask:
         reader = ProfileReader(device, profile, self._state)
         return ProfileTask(reader, device, self._state, lambda rows: self._uplink.deliver_rows(device, rows))
 

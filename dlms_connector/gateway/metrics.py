@@ -39,6 +39,14 @@ _COUNTERS: Final = (
     ("received_bytes", "dlms_bytesReceived", "Bytes on the wire from the meter"),
     ("reconnects", "dlms_reconnects", "Attempts to connect anew"),
     ("skipped_cycles", "dlms_skippedCycles", "Polls left out because the one before took too long"),
+    ("keys_asked", "dlms_keysAsked", "Keys of polls: delivered, refused, held and failed ones together"),
+    ("keys_delivered", "dlms_keysDelivered", "Values that the gateway took"),
+    ("keys_refused", "dlms_keysRefused", "Keys that the meter refused"),
+    ("keys_held", "dlms_keysHeld", "Numbers held back because their scaler is not known"),
+    ("keys_failed", "dlms_keysFailed", "Keys without an answer or with one that is no value"),
+    ("rows_received", "dlms_rowsReceived", "Rows of profiles: delivered ones and those left out together"),
+    ("rows_delivered", "dlms_rowsDelivered", "Rows of profiles that the gateway took"),
+    ("rows_left_out", "dlms_rowsLeftOut", "Rows of profiles that were left out"),
 )
 _TOTALS: Final = (
     ("requests", "requests", "Requests sent to all meters"),

@@ -92,11 +92,10 @@ def _write(poller: DevicePoller, params: dict[str, Any]) -> Call:
     operations.allow(poller.device, definition.obis, "set")
     value, kind = params["value"], str(params.get("type", "auto"))
 
-    def run(session: MeterSession) -> str:
-        operations.write(session, definition, value, kind)
-        return "written"
-
-    return Call(run, audit=f"{definition.obis}#{definition.attribute} = {value!r}")
+    return Call(
+        lambda session: operations.write(session, definition, value, kind),
+        audit=f"{definition.obis}#{definition.attribute} = {value!r}",
+    )
 
 
 def _action(poller: DevicePoller, params: dict[str, Any]) -> Call:

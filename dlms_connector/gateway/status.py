@@ -29,6 +29,12 @@ MAX_PROBLEMS: Final = 50
 _MODE: Final = 0o640  # the gateway's group may look
 _STOP_S: Final = 1.0
 
+BOOK_KEYS: Final = (
+    "keysAsked", "keysDelivered", "keysRefused", "keysHeld", "keysFailed",
+    "rowsReceived", "rowsDelivered", "rowsLeftOut",
+)  # fmt: skip
+"""Of the book: each is a counter of a meter under `dlms_` + key, and of all meters under the key."""
+
 Values = Mapping[str, str | int | float]
 
 
@@ -37,7 +43,7 @@ def totals(meters: Iterable[Values]) -> dict[str, Any]:
     meters = list(meters)
 
     def total(key: str) -> int:
-        return sum(int(values[key]) for values in meters)
+        return sum(int(values.get(key, 0)) for values in meters)
 
     return {
         "devices": len(meters),
@@ -46,6 +52,7 @@ def totals(meters: Iterable[Values]) -> dict[str, Any]:
         "responses": total("dlms_responses"),
         "bytesSent": total("dlms_bytesSent"),
         "bytesReceived": total("dlms_bytesReceived"),
+        **{key: total(f"dlms_{key}") for key in BOOK_KEYS},
     }
 
 

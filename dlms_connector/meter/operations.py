@@ -11,16 +11,16 @@ from datetime import datetime, timezone
 from typing import Any
 
 from dlms_connector.config.catalogue import default_class
-from dlms_connector.config.reading import ObjectDefinition
+from dlms_connector.config.reading import ObjectDefinition, RegisterSettings
 from dlms_connector.config.settings import DeviceSettings
 from dlms_connector.cosem.clock import decode_clock, encode_clock
 from dlms_connector.cosem.services import AttributeRef
-from dlms_connector.cosem.values import DataType, DateTime, TypedValue
-from dlms_connector.errors import CommandError, DlmsConnectorError, ObjectError
-from dlms_connector.meter.plan import scaler_ref
+from dlms_connector.cosem.values import DataType, DateTime, TypedValue, encode
+from dlms_connector.errors import CommandError, DlmsConnectorError
+from dlms_connector.meter.plan import make_register, scaler_ref
 from dlms_connector.meter.profile import ProfileReader, Window
 from dlms_connector.meter.profile_rows import row_readings
-from dlms_connector.meter.reading import Plain, apply_definition, to_plain
+from dlms_connector.meter.reading import Plain, to_plain
 from dlms_connector.meter.session import MeterSession
 from dlms_connector.meter.writing import data_type, to_typed
 from dlms_connector.meter.zones import zone_for
@@ -77,32 +77,50 @@ def reference(definition: ObjectDefinition) -> AttributeRef:
 
 
 def read(session: MeterSession, definition: ObjectDefinition) -> Plain:
-    """Read one object now, scaled as the definition says."""
-    ref = reference(definition)
-    return apply_definition(session.get(ref), definition, _exponent(session, ref, definition))
+    """Read one object now, scaled as the definition says.
+
+    Raises:
+        ScalerUnknown: a number came and the meter does not tell its scaler now. Where it never does and the device
+            says "deliver", the answer is `{"value": ..., "unscaled": true}`.
+        InvalidAnswer: what came is no value.
+    """
+    register = make_register(
+        RegisterSettings.model_validate({**definition.model_dump(by_alias=True), "key": "value"}),
+        session.device.poll_period_ms,
+        is_attribute=False,
+    )
+    session.learn_scalers([register])
+    result = session.read_batch(session.plan.batch([register])[0])
+    for error in result.problems().values():
+        raise error
+    value = result.readings[0].value
+    unscaled = register.exponent is None and "value" in session.unscaled
+    session.unscaled.discard("value")
+    return {"value": value, "unscaled": True} if unscaled else value
 
 
-def _exponent(session: MeterSession, ref: AttributeRef, definition: ObjectDefinition) -> int:
-    where = scaler_ref(ref)
-    if definition.scaler != "auto" or where is None:
-        return definition.scaler if isinstance(definition.scaler, int) else 0
-    try:
-        value = session.get(where)
-    except ObjectError:
-        return 0
-    return value[0] if isinstance(value, tuple) and value and isinstance(value[0], int) else 0
+def write(
+    session: MeterSession, definition: ObjectDefinition, value: Any, type_name: str = "auto"
+) -> dict[str, Plain]:
+    """Write one attribute; `auto` takes the type that the meter answers with. Gives what was sent.
 
-
-def write(session: MeterSession, definition: ObjectDefinition, value: Any, type_name: str = "auto") -> None:
-    """Write one attribute; `auto` takes the type that the meter answers with.
+    Nothing is sent unless the meter tells the object's scaler (where its class has one) and type now.
 
     Raises:
         CommandError: not allowed by `allowWrite`, or the value does not fit.
+        ScalerUnknown, ObjectError: the meter does not tell what is needed; nothing was written.
     """
     ref = reference(definition)
     allow(session.device, ref.obis, "set")
+    where = scaler_ref(ref)
+    exponent = definition.scaler if isinstance(definition.scaler, int) else 0
+    if definition.scaler == "auto" and where is not None:
+        exponent = session.fresh_scaler(where).exponent
     kind = session.get_typed(ref).type if type_name == "auto" else data_type(type_name)
-    session.set(ref, to_typed(value, kind, exponent=_exponent(session, ref, definition)))
+    typed = to_typed(value, kind, exponent=exponent)
+    session.set(ref, typed)
+    raw = typed.value if isinstance(typed.value, (bool, int, float, str)) else encode(typed).hex().upper()
+    return {"written": True, "raw": raw, "type": kind.name.lower().replace("_", "-"), "scaler": exponent}
 
 
 def execute(session: MeterSession, ref: AttributeRef, parameter: Any = None, type_name: str = "") -> Plain:

@@ -23,6 +23,8 @@ from dlms_connector.obis import Obis
 # class -> attributes that carry a scaled value, and where its scaler_unit is (Blue Book 4.3)
 _SCALER_ATTRIBUTE = {3: ({2}, 3), 4: ({2}, 3), 5: ({2, 3}, 4)}
 MAX_LIST = 60
+CLOCK_CLASS, CLOCK_TIME = 8, 2
+IDENTITY_VALUE = 2
 _MAX_PLANNED = 32  # sets of registers: one for each set of periods, more where registers are set aside
 # Within these bounds a quotient of floats is the double nearest to the exact decimal: it prints the same digits.
 MIN_EXACT_EXPONENT = -22
@@ -44,6 +46,12 @@ class Register:
     unit: str = ""
     refused_until_s: float = 0.0
     request: bytes = b""
+    alone: bool = False
+    """Not read in a list: it was refused, or lists tell something else of it than it says when asked alone."""
+    disputes: int = 0
+    """How often in a row a list and the single answer differed."""
+    confirmed: object = None
+    """What the single answer last confirmed of a list's odd word: a result code, or the type of the value."""
     divisor: int = 0
     """Where nothing but the scaler applies: 10^-scaler, 1 for none; 0 sends the value the long way."""
 
@@ -51,8 +59,13 @@ class Register:
     def needs_scaler(self) -> bool:
         return self.exponent is None and self.scaler_ref is not None
 
+    def unlearn(self) -> None:
+        """The scaler is not known any more."""
+        if self.scaler_ref is not None:
+            self.exponent, self.unit, self.divisor = None, "", 0
+
     def learn(self, exponent: int, unit: str) -> None:
-        """The meter's scaler and unit (exponent 0 for none) are known from now on."""
+        """The meter's scaler and unit are known from now on; 0 for classes without."""
         self.exponent, self.unit = exponent, unit
         applies = exponent if self.settings.scaler == "auto" else self.settings.scaler or 0
         self.divisor = 10**-applies if self._is_plain and MIN_EXACT_EXPONENT <= applies <= 0 else 0
@@ -72,7 +85,23 @@ class Register:
             and settings.round is None
             and settings.type == "auto"
             and not settings.path
+            and not self.is_clock
         )
+
+    @property
+    def identifies(self) -> bool:
+        """It names the meter or its firmware: serial numbers, device ids, 1-0:0.2.0 (Blue Book 7.4.1, 7.5.4)."""
+        code = self.ref.obis
+        return self.ref.attribute == IDENTITY_VALUE and (
+            (code.c, code.d) in ((0, 0), (0, 2))
+            or ((code.a, code.c, code.d) == (0, 96, 1))
+            or (code.a, code.c) == (0, 42)
+        )
+
+    @property
+    def is_clock(self) -> bool:
+        """Its value is a date-time or an error, never a number or text."""
+        return self.ref.class_id == CLOCK_CLASS and self.ref.attribute == CLOCK_TIME
 
 
 class Columns(NamedTuple):
@@ -109,6 +138,10 @@ class Batch:
         self.list_request = list_request
         self.attribute_keys = frozenset(register.key for register in registers if register.is_attribute)
         self._columns: Columns | None = None
+
+    def forget_columns(self) -> None:
+        """A scaler is not what it was."""
+        self._columns = None
 
     @property
     def columns(self) -> Columns | None:
@@ -175,18 +208,29 @@ class ReadPlan:
             ]
         )
         self._max_request_bytes = 0
-        self._lists = True
+        self._max_list = MAX_LIST
         self._batches: dict[tuple[int, ...], tuple[Batch, ...]] = {}
 
     @property
     def periods_s(self) -> set[float]:
         return {register.period_s for register in self.registers}
 
-    def fit(self, max_request_bytes: int, lists: bool) -> None:
-        """Tell what the meter takes: bytes of one request (0: no limit) and whether it does lists."""
-        if (max_request_bytes, lists) != (self._max_request_bytes, self._lists):
-            self._max_request_bytes, self._lists = max_request_bytes, lists
-            self._batches.clear()
+    def fit(self, max_request_bytes: int, max_list: int) -> None:
+        """Tell what the meter takes: bytes of one request (0: no limit) and attributes in a list (1: no lists)."""
+        if (max_request_bytes, max_list) != (self._max_request_bytes, self._max_list):
+            self._max_request_bytes, self._max_list = max_request_bytes, max_list
+            self.changed()
+
+    def limit_lists(self, max_list: int) -> None:
+        """Only the number of attributes in a list has changed."""
+        self.fit(self._max_request_bytes, max_list)
+
+    def changed(self) -> None:
+        """A register is read alone from now on, or in lists again; or what is known of one has changed."""
+        for batches in self._batches.values():
+            for batch in batches:
+                batch.forget_columns()  # a cycle may be half way through them
+        self._batches.clear()
 
     def due(self, periods_s: Iterable[float], now_s: float) -> tuple[Batch, ...]:
         """The requests for every register of these periods that is not set aside at `now_s`."""
@@ -204,23 +248,22 @@ class ReadPlan:
         return batches
 
     def batch(self, registers: list[Register]) -> list[Batch]:
-        """Cut registers into requests that fit the meter's PDU."""
-        if not self._lists:
-            return [Batch((register,), None) for register in registers]
+        """Cut registers into requests that fit the meter; those that are read alone come last."""
         size = self.list_size
+        together = [register for register in registers if not register.alone] if size > 1 else []
+        alone = [register for register in registers if register.alone or size <= 1]
         batches = []
-        for start in range(0, len(registers), size):
-            part = tuple(registers[start : start + size])
+        for start in range(0, len(together), size):
+            part = tuple(together[start : start + size])
             refs = tuple(register.ref for register in part)
             batches.append(Batch(part, _list_of(refs) if len(part) > 1 else None))
-        return batches
+        return batches + [Batch((register,), None) for register in alone]
 
     @property
     def list_size(self) -> int:
         """How many attributes one list may hold."""
-        if not self._max_request_bytes:
-            return MAX_LIST
-        count = MAX_LIST
-        while count > 1 and ListRequest.size_bytes(count) > self._max_request_bytes:
-            count -= 1
+        count = min(self._max_list, MAX_LIST)
+        if self._max_request_bytes:
+            while count > 1 and ListRequest.size_bytes(count) > self._max_request_bytes:
+                count -= 1
         return count

@@ -1,6 +1,8 @@
 """Reading registers on an association: by lists where the meter does them, scalers learned once.
 
-What is learned of the meter (scalers, units, that it refuses lists) is kept on disk: a restart asks nothing again.
+A list's word is checked alone. What a list refuses, or shapes as its class does not, is asked for by itself once before
+it is believed, and the single answer decides: some meters refuse every element behind the first bad one, others wrap
+values in a list as they do nowhere else. One bad object therefore never costs its neighbours a value.
 """
 
 from __future__ import annotations
@@ -10,115 +12,266 @@ from collections.abc import Callable, Sequence
 from dlms_connector.config.settings import DeviceSettings
 from dlms_connector.cosem import services
 from dlms_connector.cosem.association import Association
+from dlms_connector.cosem.clock import decode_clock
 from dlms_connector.cosem.services import AttributeRef, ListRequest
-from dlms_connector.cosem.units import unit_text
+from dlms_connector.cosem.units import parse_scaler_unit
 from dlms_connector.cosem.values import Value
-from dlms_connector.errors import LinkClosed, LinkTimeout, ObjectError, ProtocolError, ServiceRefused
+from dlms_connector.errors import (
+    DecodeError,
+    InvalidAnswer,
+    LinkClosed,
+    LinkError,
+    LinkTimeout,
+    ObjectError,
+    ProtocolError,
+    ServiceRefused,
+)
+from dlms_connector.meter.facts import MeterFacts, Scaler
+from dlms_connector.meter.lists import ListLimit
 from dlms_connector.meter.plan import Batch, ReadPlan, Register
-from dlms_connector.state import StateStore
 
-FACT_ABILITIES = "abilities"
-_FACT_SCALERS = "scalers"
-_LIST_FAILURES = 2
+_NUMERIC_CLASSES = frozenset((3, 4, 5))
+_DISPUTES = 3  # in a row, between lists and single answers: the register is read alone from then on
+_BREAKS = 2  # in a row at the same object, on a link that has just served others
+_REFRESH_MS = 3_600_000
 
 
 class RegisterReader:
-    """Reads one meter's registers; `lists` tells whether GET-with-list is still tried."""
+    """Reads one meter's registers.
+
+    Args:
+        facts: what is known of the meter.
+        on_event: takes one line for the log.
+    """
 
     def __init__(
-        self, device: DeviceSettings, plan: ReadPlan, state: StateStore, on_event: Callable[[str], None]
+        self, device: DeviceSettings, plan: ReadPlan, facts: MeterFacts, on_event: Callable[[str], None]
     ) -> None:
-        self._name = device.device_name
         self._plan = plan
-        self._state = state
+        self._facts = facts
         self._on_event = on_event
-        self._list_failures = 0
-        self._list_worked = False
-        self._scalers_known = False
-        abilities = state.get_all(self._name, FACT_ABILITIES)
-        self.lists = device.client.use_lists and bool(abilities.get("lists", True))
-        self._recall_scalers()
-
-    def _recall_scalers(self) -> None:
-        known = self._state.get_all(self._name, _FACT_SCALERS)
-        for register in self._plan.registers:
-            if register.needs_scaler and register.scaler_ref is not None:
-                fact = known.get(str(register.scaler_ref))
-                if fact is not None:
-                    register.learn(*fact)
+        self._set_aside_s = device.refused_register_period_ms / 1000
+        client = device.client
+        self.limit = ListLimit(facts, client.max_list_size if client.use_lists else 1, on_event)
+        self._settled = False
+        self._generation = -1
+        self._breaks: tuple[str, int] = ("", 0)
+        self.came_in_list = False
+        """Whether the last results came in a list, so that its word is still to be checked."""
+        self.refresh_ms = 0
+        """Epoch milliseconds from which known scalers are looked through for those that have come to their end."""
 
     def read(self, association: Association, batch: Batch) -> list[Value | ObjectError]:
         """Each register's raw value, or the ObjectError that the meter gave for it. Raises LinkError."""
-        registers = batch.registers
-        if not self._scalers_known:
-            unknown = [register for register in registers if register.needs_scaler]
-            if unknown:
-                self.learn_scalers(association, unknown)
-            self._scalers_known = not any(register.needs_scaler for register in self._plan.registers)
+        if not self._settled or self._generation != self._facts.generation:
+            self._settle(association, batch.registers)
         request = batch.list_request
-        if request is not None and self.lists:
+        if request is not None and len(batch.registers) <= self.limit.size:
             results = self._get_list(association, request)
             if results is not None:
+                self.came_in_list = True
                 return results
-        return [self._read_one(association, register) for register in registers]
+        self.came_in_list = False
+        return [self._read_one(association, register) for register in batch.registers]
 
-    @staticmethod
-    def _read_one(association: Association, register: Register) -> Value | ObjectError:
+    def check(
+        self, association: Association, batch: Batch, results: list[Value | ObjectError]
+    ) -> list[Value | ObjectError]:
+        """Ask alone for what a list refused or shaped oddly; the single answer decides. Raises LinkError."""
+        checked = list(results)
+        for index, register in enumerate(batch.registers):
+            word = _word(register, results[index])
+            if word is None or word == register.confirmed:
+                continue
+            single = self._read_one(association, register)
+            checked[index] = single
+            if _word(register, single) == word:
+                register.confirmed, register.disputes = word, 0
+            else:
+                self._dispute(register)
+        return checked
+
+    def _dispute(self, register: Register) -> None:
+        """A list told something else than the meter does when asked alone."""
+        register.disputes += 1
+        if register.disputes >= _DISPUTES and not register.alone:
+            register.alone = True
+            self._plan.changed()
+            self._on_event(f'"{register.key}" is read alone from now on: lists tell something else of it')
+
+    def set_aside(self, register: Register, until_s: float) -> None:
+        """It is not asked for until then, and alone when it is."""
+        register.refused_until_s = until_s
+        if not register.alone:
+            register.alone = True
+            self._plan.changed()
+
+    def _rejoin(self, register: Register) -> None:
+        """It was set aside and answers again: in lists, unless they were wrong about it."""
+        register.refused_until_s = 0.0
+        register.confirmed = None
+        if register.disputes < _DISPUTES:
+            register.alone = False
+        self._plan.changed()
+
+    def _read_one(self, association: Association, register: Register) -> Value | ObjectError:
+        served = association.responses
         try:
-            return services.get_prepared(association, register.request, register.ref)
+            value = services.get_prepared(association, register.request, register.ref)
         except ObjectError as error:
+            self._served(register)
             return error
+        except (LinkTimeout, LinkClosed) as error:
+            if served > association.responses_at_open:
+                self._broke(association, register, error)
+            raise
+        self._served(register)
+        if register.refused_until_s:
+            self._rejoin(register)
+        return value
+
+    def _served(self, register: Register) -> None:
+        if self._breaks[0] == register.key:
+            self._breaks = ("", 0)
+        if self.limit.on_trial:
+            self.limit.single_worked()
+            self._plan.limit_lists(self.limit.size)
+
+    def _broke(self, association: Association, register: Register, error: LinkError) -> None:
+        """The link ended at this object, and had served others just before: twice in a row it is to blame."""
+        key, count = self._breaks
+        count = count + 1 if key == register.key else 1
+        self._breaks = (register.key, count)
+        if count >= _BREAKS:
+            self._breaks = ("", 0)
+            self.set_aside(register, association.now_s() + self._set_aside_s)
+            self._on_event(
+                f'"{register.key}" is set aside: the link ends whenever it is asked for ({error.message})'
+            )
 
     def _get_list(self, association: Association, request: ListRequest) -> list[Value | ObjectError] | None:
-        """The results of a list, None where the meter refuses it. Raises LinkError."""
+        """The results of a list, None where the meter refuses it or answers something else. Raises LinkError."""
+        count = len(request.refs)
         try:
             results = services.get_list(association, request)
-        except (ServiceRefused, ObjectError) as error:
-            self._list_failed(f"the meter refuses lists: {error.explain()}")
-            return None
+        except ServiceRefused as error:
+            if error.unknown_service:
+                self.limit.refused(f"the meter refuses lists: {error.explain()}")
+            else:
+                self.limit.failed(count, f"the meter refuses lists of {count}: {error.explain()}")
+        except InvalidAnswer as error:
+            self.limit.failed(count, f"lists of {count} are not answered as they should be: {error.message}")
+        except ObjectError as error:
+            self.limit.failed(count, f"the meter refuses lists of {count}: {error.explain()}")
         except (LinkTimeout, LinkClosed, ProtocolError):
             # Some meters fall silent or hang up on a list instead of refusing it.
-            self._list_failed("the meter never answered a list")
+            self.limit.failed(count, f"the meter never answered a list of {count}")
             raise
-        self._list_worked = True
-        return results
+        else:
+            self.limit.worked(count)
+            return results
+        self._plan.limit_lists(self.limit.size)
+        return None
 
-    def _list_failed(self, why: str) -> None:
-        """Give lists up for good when none ever worked; one failure may be anything."""
-        self._list_failures += 1
-        if self._list_worked or self._list_failures < _LIST_FAILURES:
-            return
-        self.lists = False
-        self._plan.fit(0, False)
-        self._state.put(self._name, FACT_ABILITIES, "lists", False)
-        self._on_event(f"{why}; its registers are read one by one from now on")
+    def _settle(self, association: Association, registers: Sequence[Register]) -> None:
+        """Bring the registers' scalers in step with the facts, asking for those of `registers` that are wanted."""
+        if self._generation != self._facts.generation:
+            self._generation = self._facts.generation
+            self.recall()
+        self.learn_scalers(association, registers)
+        self._settled = not any(
+            register.needs_scaler or (where is not None and self._facts.wants_scaler(where))
+            for register, where in zip(self._plan.registers, self._scaler_refs(), strict=True)
+        )
+
+    def refresh(self, now_ms: int) -> None:
+        """Have scalers that came to their end asked again with the next poll."""
+        self.refresh_ms = now_ms + _REFRESH_MS
+        if any(ref is not None and self._facts.wants_scaler(ref) for ref in self._scaler_refs()):
+            self._settled = False
+
+    def _scaler_refs(self) -> list[AttributeRef | None]:
+        return [register.scaler_ref for register in self._plan.registers]
+
+    def recall(self) -> None:
+        """Take what the facts know; registers whose scaler they do not know have none."""
+        self._recall(self._plan.registers)
+        self._plan.changed()
+
+    def forget(self) -> None:
+        """Nothing is known any more: scalers, how long lists may be, what was set aside."""
+        self.limit.forget()
+        for register in self._plan.registers:
+            register.alone, register.disputes, register.confirmed = False, 0, None
+            register.refused_until_s = 0.0
+        self.recall()
+        self._settled = False
+
+    def _recall(self, registers: Sequence[Register]) -> None:
+        for register in registers:
+            if register.scaler_ref is None:
+                continue
+            before = register.exponent
+            scaler = self._facts.scaler(register.scaler_ref)
+            if scaler is None:
+                register.unlearn()
+            else:
+                register.learn(*scaler)
+            if before is not None and register.exponent != before:
+                self._plan.changed()
 
     def learn_scalers(self, association: Association, registers: Sequence[Register]) -> None:
-        """Read scalers and units and keep them on disk. Raises LinkError."""
-        refs = list(dict.fromkeys(register.scaler_ref for register in registers if register.scaler_ref))
-        learned: dict[str, tuple[int, str]] = {}
-        for ref, result in zip(refs, self._read_refs(association, refs), strict=True):
-            if isinstance(result, tuple) and len(result) == 2 and isinstance(result[0], int):
-                unit = result[1] if isinstance(result[1], int) else 255
-                learned[str(ref)] = (result[0], unit_text(unit))
-            elif not isinstance(result, ObjectError) or not result.transient:
-                learned[str(ref)] = (0, "")
-        for register in registers:
-            fact = learned.get(str(register.scaler_ref))
-            if fact is not None:
-                register.learn(*fact)
-        if learned:
-            self._state.put_many(self._name, _FACT_SCALERS, learned)
+        """Know the scalers of these registers, asking the meter where it is time to. Raises LinkError."""
+        self.ask_scalers(association, [item.scaler_ref for item in registers if item.scaler_ref is not None])
+        self._recall(registers)
+
+    def ask_scalers(self, association: Association, refs: Sequence[AttributeRef]) -> None:
+        """Ask for the scalers at these places that are wanted; the facts keep what comes. Raises LinkError."""
+        wanted = [ref for ref in dict.fromkeys(refs) if self._facts.wants_scaler(ref)]
+        if not wanted:
+            return
+        learned: dict[AttributeRef, Scaler] = {}
+        for ref, result in zip(wanted, self._read_refs(association, wanted), strict=True):
+            parsed = None if isinstance(result, ObjectError) else parse_scaler_unit(result)
+            if parsed is None:
+                reason = result.message if isinstance(result, ObjectError) else f"{result!r} is no scaler"
+                self._facts.refuse_scaler(ref, reason)
+                continue
+            exponent, unit, note = parsed
+            if note:
+                self._on_event(f"{ref.obis}: {note}")
+            learned[ref] = Scaler(exponent, unit)
+        self._facts.learn_scalers(learned)
 
     def _read_refs(self, association: Association, refs: Sequence[AttributeRef]) -> list[Value | ObjectError]:
+        """Scalers by lists where lists work; what a list does not give well is asked for alone."""
         results: list[Value | ObjectError] = []
-        lists = self.lists and association.conformance.multiple_references
-        size = self._plan.list_size if lists else 1
-        for start in range(0, len(refs), size):
+        start = 0
+        while start < len(refs):
+            size = (
+                min(self.limit.size, self._plan.list_size)
+                if association.conformance.multiple_references
+                else 1
+            )
             part = refs[start : start + size]
             several = self._get_list(association, ListRequest(part)) if len(part) > 1 else None
-            results += several if several is not None else [self._get_one(association, ref) for ref in part]
+            if several is None:
+                part = refs[start : start + 1]
+                several = [self._get_one(association, part[0])]
+                self._answered_alone()
+            else:
+                several = [
+                    result if parse_scaler_unit(result) is not None else self._get_one(association, ref)
+                    for ref, result in zip(part, several, strict=True)
+                ]
+            results += several
+            start += len(part)
         return results
+
+    def _answered_alone(self) -> None:
+        if self.limit.on_trial:
+            self.limit.single_worked()
+            self._plan.limit_lists(self.limit.size)
 
     @staticmethod
     def _get_one(association: Association, ref: AttributeRef) -> Value | ObjectError:
@@ -126,3 +279,25 @@ class RegisterReader:
             return services.get(association, ref)
         except ObjectError as error:
             return error
+
+
+def _word(register: Register, result: Value | ObjectError) -> object:
+    """What is odd of a result: the code of a refusal, the type of a value that its class does not have; else None."""
+    if isinstance(result, ObjectError):
+        return result.code
+    if register.is_clock:
+        return None if is_moment(result) else type(result)
+    if register.ref.class_id in _NUMERIC_CLASSES and register.ref.attribute == 2:
+        return None if isinstance(result, (int, float)) and not isinstance(result, bool) else type(result)
+    return None
+
+
+def is_moment(value: object) -> bool:
+    """Whether this is the date-time of a clock object."""
+    if not isinstance(value, bytes):
+        return False
+    try:
+        decode_clock(value)
+    except DecodeError:
+        return False
+    return True

@@ -16,11 +16,13 @@ from dlms_connector.cosem import services
 from dlms_connector.cosem.association import Association, AssociationParameters
 from dlms_connector.cosem.exceptions import InvocationCounterRefused
 from dlms_connector.cosem.services import AttributeRef, Selection
+from dlms_connector.cosem.units import parse_scaler_unit
 from dlms_connector.cosem.values import TypedValue, Value, decode_typed
 from dlms_connector.errors import (
     AssociationError,
     DlmsConnectorError,
     Interrupted,
+    InvalidAnswer,
     Layer,
     LinkClosed,
     LinkError,
@@ -31,10 +33,12 @@ from dlms_connector.errors import (
 )
 from dlms_connector.link.channel import Channel
 from dlms_connector.link.line import Priority
+from dlms_connector.meter.batch_result import BatchResult, why_no_value
 from dlms_connector.meter.counters import InvocationCounters
+from dlms_connector.meter.facts import MeterFacts, Scaler, ScalerUnknown, Standing
 from dlms_connector.meter.parameters import association_parameters, public_client
 from dlms_connector.meter.plan import Batch, ReadPlan, Register
-from dlms_connector.meter.reader import FACT_ABILITIES, RegisterReader
+from dlms_connector.meter.reader import RegisterReader, is_moment
 from dlms_connector.meter.reading import Reading
 from dlms_connector.state import StateStore
 
@@ -78,10 +82,12 @@ class MeterSession:
         self._invoke_id = 0
         identity = f"{device.device_name}/{device.client.address}"
         self._counters = InvocationCounters(state, identity, on_event)
-        abilities = state.get_all(device.device_name, FACT_ABILITIES)
-        self._reader = RegisterReader(device, self.plan, state, on_event)
-        self._releases = abilities.get("release", True)
+        self.facts = MeterFacts(device, state, on_event, wall_ms)
+        self._reader = RegisterReader(device, self.plan, self.facts, on_event)
+        self._releases = self.facts.answers_release
         self._lost_releases = 0
+        self.unscaled: set[str] = set()
+        """Keys whose numbers are delivered as the meter holds them, because it never tells their scaler."""
 
     @property
     def priority(self) -> Priority:
@@ -100,6 +106,11 @@ class MeterSession:
     def is_open(self) -> bool:
         """An association stands, as far as we know."""
         return self._association is not None and self.channel.is_open
+
+    @property
+    def on_trial(self) -> bool:
+        """A list was not answered; what comes next is read one by one to find out whether it was to blame."""
+        return self._reader.limit.on_trial
 
     @property
     def requests(self) -> int:
@@ -132,7 +143,10 @@ class MeterSession:
         self._silence_checked = False
         association = self._association
         if association is not None:
-            lists = self._reader.lists and association.conformance.multiple_references
+            title = association.server_title
+            if title:
+                self.facts.identify("the system title", title.hex().upper())
+            lists = self._reader.limit.size if association.conformance.multiple_references else 1
             room = association.max_request_bytes
             self.plan.fit(max(1, room - association.overhead_bytes) if room else 0, lists)
 
@@ -227,7 +241,7 @@ class MeterSession:
         self._lost_releases += 1
         if self._lost_releases >= _LOST_RELEASES:
             self._releases = False
-            self.state.put(self.device.device_name, FACT_ABILITIES, "release", False)
+            self.facts.learn_no_release()
             self._on_event("the meter does not answer a release; the link alone is closed from now on")
 
     def abandon(self) -> None:
@@ -257,44 +271,132 @@ class MeterSession:
             raise
 
     def read(self, batch: Batch) -> list[Reading]:
-        """Read one batch of the plan; refused registers are marked and left out.
+        """The readings of `read_batch`, without what became of the rest."""
+        return self.read_batch(batch).readings
+
+    def read_batch(self, batch: Batch) -> BatchResult:
+        """Read one batch of the plan: what every register of it became.
 
         Raises:
             LinkError: the association is over.
             ServiceRefused: the meter does not do GET at all.
         """
-        try:
-            results = self._reader.read(self._require_association(), batch)
-        except LinkError:
-            self.abandon()
-            raise
-        ts_ms = self._wall_ms()
-        columns = batch.columns
-        filled = columns.fill(results, ts_ms) if columns is not None else None
-        return self._readings(batch, results, ts_ms) if filled is None else filled
+        with self._exchange() as association:
+            results = self._reader.read(association, batch)
+            ts_ms = self._wall_ms()
+            columns = batch.columns
+            filled = columns.fill(results, ts_ms) if columns is not None else None
+            if filled is not None:
+                if ts_ms >= self._reader.refresh_ms:
+                    self._reader.refresh(ts_ms)
+                return BatchResult(filled)
+            if self._reader.came_in_list:
+                results = self._reader.check(association, batch, results)
+        return self._sorted(batch, results, ts_ms)
 
-    def _readings(self, batch: Batch, results: Sequence[Value | ObjectError], ts_ms: int) -> list[Reading]:
+    def _sorted(self, batch: Batch, results: Sequence[Value | ObjectError], ts_ms: int) -> BatchResult:
         """Results of any kind, one by one."""
-        readings = []
-        for register, result in zip(batch.registers, results, strict=True):
-            if isinstance(result, ObjectError):
-                self._set_aside(register, result)
-                continue
-            if register.exponent is None:
-                continue
-            readings.append(Reading(register.key, register.present(result), register.unit, ts_ms))
-        return readings
+        result = BatchResult([])
+        if self._is_another_meter(batch, results):
+            self._reader.recall()
+        if ts_ms >= self._reader.refresh_ms:
+            self._reader.refresh(ts_ms)
+        for register, value in zip(batch.registers, results, strict=True):
+            if isinstance(value, ObjectError):
+                self._refused(register, value, result)
+            elif register.exponent is None and _counts(register, value):
+                self._unscaled(register, value, ts_ms, result)
+            else:
+                self._present(register, value, ts_ms, result)
+        return result
+
+    def _is_another_meter(self, batch: Batch, results: Sequence[Value | ObjectError]) -> bool:
+        """Whether an object that names the meter or its firmware says something else than before."""
+        changed = False
+        for register, value in zip(batch.registers, results, strict=True):
+            if register.identifies and isinstance(value, (bytes, str)) and value:
+                said = value.hex().upper() if isinstance(value, bytes) else value
+                changed = self.facts.identify(str(register.ref.obis), said) or changed
+        return changed
+
+    def _refused(self, register: Register, error: ObjectError, result: BatchResult) -> None:
+        """What the meter refuses for good is asked again rarely; the rest with the next cycle."""
+        if isinstance(error, InvalidAnswer):
+            result.failed[register.key] = error
+            return
+        result.refused[register.key] = error
+        if not error.transient and register in self.plan.registers:
+            until_s = self._clock() + self.device.refused_register_period_ms / 1000
+            self._reader.set_aside(register, until_s)
+            self._on_event(f'"{register.key}" is set aside: {error.explain()}')
+
+    def _unscaled(self, register: Register, value: Value, ts_ms: int, result: BatchResult) -> None:
+        """A number without its scaler: held back, and delivered as it is where the meter never tells one."""
+        where = register.scaler_ref
+        assert where is not None  # noqa: S101 (`exponent` is None for those alone)
+        never = self.facts.standing(where) is Standing.NONE
+        if not never or self.device.unscaled == "withhold":
+            result.held[register.key] = ScalerUnknown(where, self.facts.why_unknown(where))
+            return
+        self._present(register, value, ts_ms, result)
+        self.unscaled.add(register.key)
+
+    def _present(self, register: Register, value: Value, ts_ms: int, result: BatchResult) -> None:
+        """A value as it is delivered, or why it is none."""
+        key = register.key
+        if self.unscaled:
+            self.unscaled.discard(key)
+        try:
+            plain = register.present(value)
+        except ValueError as error:
+            result.failed[key] = InvalidAnswer(f"{register.ref}: {error}")
+            return
+        why = (
+            f"{value!r} is no date and time"
+            if register.is_clock and not is_moment(value)
+            else why_no_value(plain)
+        )
+        if why:
+            result.failed[key] = InvalidAnswer(f"{register.ref}: {why}")
+        else:
+            result.readings.append(Reading(key, plain, register.unit, ts_ms))
 
     def learn_scalers(self, registers: Sequence[Register]) -> None:
         """Read scalers and units not known yet, also of registers outside the plan. Raises LinkError."""
         with self._exchange() as association:
-            self._reader.learn_scalers(association, [item for item in registers if item.needs_scaler])
+            self._reader.learn_scalers(association, registers)
 
-    def _set_aside(self, register: Register, error: ObjectError) -> None:
-        """What the meter refuses for good is asked again rarely; the rest with the next cycle."""
-        if not error.transient:
-            register.refused_until_s = self._clock() + self.device.refused_register_period_ms / 1000
-            self._on_event(f'"{register.key}" is set aside: {error.explain()}')
+    def scalers(self, refs: Sequence[AttributeRef]) -> dict[AttributeRef, Scaler | None]:
+        """The scalers at these places, asked for where not known; None where not known now. Raises LinkError."""
+        with self._exchange() as association:
+            self._reader.ask_scalers(association, refs)
+        return {ref: self.facts.scaler(ref) for ref in refs}
+
+    def fresh_scaler(self, ref: AttributeRef) -> Scaler:
+        """The scaler as the meter tells it this moment: what is written depends on it.
+
+        Raises:
+            ScalerUnknown: it did not tell it.
+            LinkError.
+        """
+        with self._exchange() as association:
+            try:
+                value = services.get(association, ref)
+            except ObjectError as error:
+                raise ScalerUnknown(ref, error.message) from error
+        parsed = parse_scaler_unit(value)
+        if parsed is None:
+            raise ScalerUnknown(ref, f"{value!r} is no scaler")
+        scaler = Scaler(parsed[0], parsed[1])
+        self.facts.learn_scalers({ref: scaler})
+        return scaler
+
+    def forget_facts(self) -> None:
+        """Ask for everything again that was learned of this meter."""
+        self.facts.forget()
+        self._releases = True
+        self._lost_releases = 0
+        self._reader.forget()
 
     def get(self, ref: AttributeRef, selection: Selection | None = None) -> Value:
         """Read any attribute. Raises ObjectError, ServiceRefused, LinkError."""
@@ -306,6 +408,11 @@ class MeterSession:
         with self._exchange() as association:
             return decode_typed(services.get_raw(association, services.get_request(ref), ref))[0]
 
+    def get_encoded(self, ref: AttributeRef, selection: Selection | None = None) -> bytes:
+        """Read any attribute as the A-XDR bytes that came, e.g. where more may be behind the value."""
+        with self._exchange() as association:
+            return services.get_raw(association, services.get_request(ref, selection), ref)
+
     def set(self, ref: AttributeRef, value: TypedValue) -> None:
         """Write one attribute. Raises ObjectError, ServiceRefused, LinkError."""
         with self._exchange() as association:
@@ -315,3 +422,8 @@ class MeterSession:
         """Invoke a method. Raises ObjectError, ServiceRefused, LinkError."""
         with self._exchange() as association:
             return services.execute(association, ref, parameter)
+
+
+def _counts(register: Register, value: Value) -> bool:
+    """Whether the scaler matters: text, times and the like have none."""
+    return bool(register.settings.path) or (isinstance(value, (int, float)) and not isinstance(value, bool))
