@@ -208,7 +208,7 @@ def test_a_bcd_that_is_none_is_written_back_as_it_came() -> None:
         ("0100", [], ""),
         ("1312 06 000100020003", [1, 2, 3], ""),
         ("0103 1101 1102", [1, 2], "the array says 3 elements, 2 could be read; 0 bytes left"),
-        ("0103 1101 120001 1200", [1, 1], "3 elements, 2 could be read; 2 bytes left (UINT16 is truncated)"),
+        ("0103 1101 120001 1200", [1, 1], "3 elements, 2 could be read; 2 bytes left (UINT16 is truncated"),
         ("0184ffffffff 1101", [1], "the array says 4294967295 elements, 1 could be read; 0 bytes left"),
         ("0102 1101 63 1102", [1], "the array says 2 elements, 1 could be read; 3 bytes left (unknown"),
         ("0101 1101 0000", [1], "the array says 1 elements, 1 could be read; 2 bytes left"),
