@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -18,7 +19,14 @@ from dlms_connector.cli.output import cell, console, print_json, progress, write
 from dlms_connector.cli.probe import advice, finished_entry, run_prober
 from dlms_connector.cosem.classes import class_text
 from dlms_connector.errors import CommandError
-from dlms_connector.meter.discovery import FoundObject, device_entry, object_list, read_values, template
+from dlms_connector.meter.discovery import (
+    FoundObject,
+    device_entry,
+    is_asked,
+    object_list,
+    read_values,
+    template,
+)
 from dlms_connector.meter.probe import load_entry
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][\w-]*")
@@ -96,10 +104,15 @@ def command(
         meter = ChosenMeter(
             load_entry({**finished_entry(plan, best, target), "timeout": int(timeout * 1000)})
         )
-    objects = discover(meter, with_values=not no_values)
+    notes: list[str] = []
+    objects = discover(meter, with_values=not no_values, on_note=notes.append)
     if as_json:
         print_json(
-            {"device": meter.device.device_name, "objects": [_as_document(found) for found in objects]}
+            {
+                "device": meter.device.device_name,
+                "objects": [_as_document(found) for found in objects],
+                "notes": notes,
+            }
         )
     else:
         console().print(_table(meter.device.device_name, objects), soft_wrap=False)
@@ -110,19 +123,30 @@ def command(
     if template_file is not None:
         write_json(template_file, template(template_file.stem, meter.device, objects))
         said.print(f'The template is in {template_file}: use it as "template": "{template_file.stem}"')
+    for note in notes:
+        said.print(escape(note))
     readable = sum(found.value is not None for found in objects)
     refused = sum(bool(found.error) for found in objects)
+    others = sum(not is_asked(found) for found in objects)
+    if others and not no_values:
+        said.print(f"{others} objects of other classes were not asked for a value")
     said.print(f"{len(objects)} objects, {readable} read, {refused} refused")
 
 
-def discover(meter: ChosenMeter, *, with_values: bool) -> list[FoundObject]:
-    """The objects of a meter, with progress on stderr. Raises LinkError, ObjectError, ServiceRefused."""
+def discover(
+    meter: ChosenMeter, *, with_values: bool, on_note: Callable[[str], None] = lambda _: None
+) -> list[FoundObject]:
+    """The objects of a meter, with progress on stderr; `on_note` takes what is wrong with its list.
+
+    Raises:
+        LinkError, ObjectError, ServiceRefused: as `object_list` and `read_values` do.
+    """
     with (
         open_meter(meter, tell_on_stderr) as session,
         progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()) as bar,
     ):
         task = bar.add_task("Reading the object list", total=None)
-        objects = object_list(session)
+        objects = object_list(session, on_note)
         if with_values:
             bar.update(task, description="Reading values", total=len(objects))
             read_values(session, objects, lambda done: bar.update(task, completed=done))

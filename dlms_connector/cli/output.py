@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import sys
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +28,23 @@ def progress(*columns: ProgressColumn) -> Progress:
 
 
 def to_json(document: Any) -> str:
-    """Indented JSON; decimals as they are."""
-    return simplejson.dumps(document, use_decimal=True, indent=2, ensure_ascii=False)
+    """Indented JSON; decimals as they are, null for NaN and infinity, which JSON does not have."""
+    return simplejson.dumps(_finite(document), use_decimal=True, indent=2, ensure_ascii=False)
+
+
+def _finite(document: Any) -> Any:
+    """The document with None in place of each number that is not finite."""
+    if isinstance(document, float):
+        return document if math.isfinite(document) else None
+    if isinstance(document, Decimal):
+        return document if document.is_finite() else None
+    if isinstance(document, dict):
+        return {key: _finite(value) for key, value in document.items()}
+    if isinstance(document, tuple) and hasattr(document, "_asdict"):
+        return _finite(document._asdict())
+    if isinstance(document, (list, tuple)):
+        return [_finite(item) for item in document]
+    return document
 
 
 def print_json(document: Any) -> None:
@@ -47,7 +64,7 @@ def cell(value: Plain) -> str:
     if value is None:
         return ""
     if isinstance(value, (list, dict)):
-        return printable(simplejson.dumps(value, use_decimal=True, ensure_ascii=False))
+        return printable(simplejson.dumps(_finite(value), use_decimal=True, ensure_ascii=False))
     return printable(str(value))
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from decimal import Context, Decimal
+from typing import Final
+
+from dlms_connector.cosem.values import Value
 
 UNITS: dict[int, str] = {
     1: "a", 2: "mo", 3: "wk", 4: "d", 5: "h", 6: "min", 7: "s", 8: "°", 9: "°C", 10: "currency",
@@ -16,7 +19,15 @@ UNITS: dict[int, str] = {
     134: "ft²", 135: "ac", 136: "in³", 137: "ft³", 138: "acre ft", 139: "gal", 254: "other", 255: "",
 }  # fmt: skip
 
-_EXACT = Context(prec=60)
+MAX_EXPONENT: Final = 64
+"""Scaling goes no further, and what it gives lies between 1e-64 and 1e64: beyond is no quantity of a meter."""
+MAX_SCALER: Final = 32
+"""Of a meter; the scalers of the Blue Book's examples are single digits."""
+
+_EXACT = Context(prec=80)  # digits: more than an integer within the bounds has
+_WIDE_BITS: Final = 64
+_FAR_BITS: Final = 426  # of 10^128, which 10^-64 brings to 10^64
+_WIDE_EXPONENT: Final = 40  # a number of 64 bits times 10^40 is within the bounds
 
 
 def unit_text(code: int) -> str:
@@ -25,20 +36,75 @@ def unit_text(code: int) -> str:
 
 
 def scale(value: int | Decimal, exponent: int) -> int | Decimal:
-    """value x 10^exponent, exact: 23012 with -2 is Decimal('230.12'); an int stays one for exponents >= 0."""
+    """value x 10^exponent, exact: 23012 with -2 is Decimal('230.12'); an int stays one for exponents >= 0.
+
+    NaN and infinity come back as they are.
+
+    Raises:
+        ValueError: the exponent is beyond 64, or the result not between 1e-64 and 1e64; told before any arithmetic.
+    """
     if exponent == 0:
         return value
-    if isinstance(value, int) and 0 < exponent <= 40:
-        return value * int(10**exponent)
+    if isinstance(value, int):
+        if not (value.bit_length() <= _WIDE_BITS and -MAX_EXPONENT <= exponent <= _WIDE_EXPONENT):
+            _check_bounds(value, exponent)
+        if exponent > 0:
+            return value * int(10**exponent)
+    else:
+        if not value.is_finite():
+            return value
+        _check_bounds(value, exponent)
     return _EXACT.scaleb(Decimal(value), exponent)
+
+
+def _check_bounds(value: int | Decimal, exponent: int) -> None:
+    """Raise ValueError where value x 10^exponent is nothing that a meter measures."""
+    if not -MAX_EXPONENT <= exponent <= MAX_EXPONENT:
+        raise ValueError(f"10^{exponent} is no scaler (10^{-MAX_EXPONENT} to 10^{MAX_EXPONENT})")
+    if not value:
+        return
+    if isinstance(value, int):
+        # A longer one never becomes a Decimal: that takes time.
+        fits = (
+            value.bit_length() <= _FAR_BITS
+            and -MAX_EXPONENT <= Decimal(value).adjusted() + exponent < MAX_EXPONENT
+        )
+    else:
+        fits = -MAX_EXPONENT <= value.adjusted() + exponent < MAX_EXPONENT
+    if not fits:
+        raise ValueError(f"the value x 10^{exponent} is not between 1e-{MAX_EXPONENT} and 1e{MAX_EXPONENT}")
+
+
+def parse_scaler_unit(value: Value) -> tuple[int, str, str] | None:
+    """A decoded scaler_unit as `(exponent, unit text, note)`; None where it cannot be used.
+
+    Some meters send the scaler as an unsigned octet: 253 is then -3, and the note says so.
+    """
+    if not isinstance(value, tuple) or len(value) != 2:
+        return None
+    scaler, unit = value
+    if type(scaler) is not int or type(unit) is not int or not 0 <= unit <= 255:  # bools are no numbers here
+        return None
+    note = ""
+    if 128 <= scaler <= 255:
+        note = f"the scaler came as an unsigned number ({scaler}), taken as {scaler - 256}"
+        scaler -= 256
+    if abs(scaler) > MAX_SCALER:
+        return None
+    return scaler, unit_text(unit), note
 
 
 def unscale(value: Decimal, exponent: int) -> int:
     """The raw integer that a meter with this scaler holds for `value`.
 
     Raises:
-        ValueError: when the value has more digits than the scaler can express.
+        ValueError: when the value has more digits than the scaler can express, or is no number within bounds.
     """
+    if not value.is_finite():
+        raise ValueError(f"{value} is no number that a meter can hold")
+    if not value:
+        return 0
+    _check_bounds(value, -exponent)
     raw = _EXACT.scaleb(value, -exponent)
     whole = int(raw)
     if raw != whole:

@@ -9,6 +9,7 @@ so a hostile answer costs an error and never memory or time.
 | null-data, don't-care          | None                                    |
 | boolean                        | bool                                    |
 | integers, enum, bcd, deltas    | int                                     |
+| bcd with a nibble above 9      | OddBcd (bytes, one octet): no number    |
 | float32, float64               | float                                   |
 | octet-string                   | bytes                                   |
 | visible-string, utf8-string    | str                                     |
@@ -77,6 +78,12 @@ _OCTET_STRING = int(DataType.OCTET_STRING)
 
 class BitString(str):
     """A bit-string as text, first bit first."""
+
+    __slots__ = ()
+
+
+class OddBcd(bytes):
+    """The octet of a BCD that holds a nibble above 9: told as it came, never as a number."""
 
     __slots__ = ()
 
@@ -279,9 +286,40 @@ def _decode_bits(data: bytes, offset: int) -> tuple[Value, int]:
     return BitString(f"{number:0{(end - start) * 8}b}"[:count]), end
 
 
-def _bcd(octet: int) -> int:
+def _bcd(octet: int) -> int | bytes:
     high, low = octet >> 4, octet & 0x0F
-    return high * 10 + low if high < 10 and low < 10 else octet
+    return high * 10 + low if high < 10 and low < 10 else OddBcd((octet,))
+
+
+def decode_elements(data: bytes) -> tuple[list[Value], str]:
+    """The elements of an array that may be cut short or badly counted, and a note on what is wrong with it.
+
+    Elements are taken until the data end or one of them fails. Behind the claimed count, structures are still
+    taken: some meters count fewer rows or objects than they send. The note is empty where all is well.
+
+    Raises:
+        DecodeError: the value is no array, or not even its head can be read.
+    """
+    if not data or data[0] != _ARRAY:
+        value, end = decode(data)
+        if not isinstance(value, list):
+            raise DecodeError("the value is no array", offset=0)
+        left = len(data) - end
+        return value, f"{left} bytes behind the array are not read" if left else ""
+    claimed, position = read_length(data, 1)
+    items: list[Value] = []
+    reason = ""
+    while position < len(data) and (len(items) < claimed or data[position] == _STRUCTURE):
+        try:
+            item, position = decode(data, position, 1)
+        except DecodeError as error:
+            reason = f" ({error.message})"
+            break
+        items.append(item)
+    left = len(data) - position
+    if len(items) == claimed and not left:
+        return items, ""
+    return items, f"the array says {claimed} elements, {len(items)} could be read; {left} bytes left{reason}"
 
 
 class _Description(NamedTuple):
@@ -390,9 +428,7 @@ def encode(typed: TypedValue) -> bytes:
     if tag == DataType.BIT_STRING:
         return head + encode_length(len(value)) + _pack_bits(value)
     if tag == DataType.BCD:
-        if not 0 <= value <= 99:
-            raise ValueError(f"{value} does not fit BCD (0 to 99)")
-        return head + bytes((value // 10 << 4 | value % 10,))
+        return head + _pack_bcd(value)
     moment = _MOMENTS.get(tag)
     if moment is not None:
         if len(value) != moment[0]:
@@ -421,6 +457,14 @@ def _pack_number(tag: DataType, text: str, value: Any) -> bytes:
         return struct.pack(text, value)
     except (struct.error, OverflowError) as error:
         raise ValueError(f"{value!r} does not fit {tag.name}") from error
+
+
+def _pack_bcd(value: Any) -> bytes:
+    if isinstance(value, OddBcd):
+        return bytes(value)
+    if not isinstance(value, int) or not 0 <= value <= 99:
+        raise ValueError(f"{value!r} does not fit BCD (0 to 99)")
+    return bytes((value // 10 << 4 | value % 10,))
 
 
 def _pack_bits(bits: str) -> bytes:

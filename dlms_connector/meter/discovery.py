@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from dlms_connector.config.catalogue import default_class, name_of
 from dlms_connector.config.reading import RegisterSettings
 from dlms_connector.config.settings import DeviceSettings
 from dlms_connector.cosem.services import AttributeRef
-from dlms_connector.cosem.values import Value
-from dlms_connector.errors import DecodeError, LinkError, ObjectError, ServiceRefused
+from dlms_connector.cosem.values import Value, decode_elements
+from dlms_connector.errors import LinkError, ObjectError, ServiceRefused
 from dlms_connector.meter.plan import Register, make_register
 from dlms_connector.meter.reading import Plain
 from dlms_connector.meter.session import MeterSession
@@ -26,6 +26,11 @@ _BATCH: Final = 10
 _REOPENINGS: Final = 3
 _CURRENT: Final = 255
 """Group F of the value now; others are history."""
+_BIT_RIGHTS_VERSION: Final = 3  # of the association class
+_READ_BIT: Final = 1
+_READ_MODES: Final = (1, 3, 4, 6)
+_LAST_MODE: Final = 6
+_DENIED: Final = "the list gives no right to read it"
 
 
 @dataclass(slots=True)
@@ -35,18 +40,20 @@ class FoundObject:
     class_id: int
     version: int
     obis: Obis
-    access: dict[int, int] = field(
-        default_factory=dict
-    )  # attribute -> access mode (0 none .. 3 read and write)
+    access: dict[int, int] = field(default_factory=dict)  # attribute -> access mode as the list has it
     name: str = ""
     value: Plain = None
     unit: str = ""
     error: str = ""
+    rights_are_bits: bool = False
+    """Association version 3 and later; before, modes are 0 none, 1 read, 2 write, 3 both, 4 to 6 authenticated."""
 
     def may_read(self, attribute: int) -> bool:
-        """Whether the list says so; meters that list no rights are asked."""
+        """Whether the list says so. Lists are often wrong, so this orders the asking and prevents none of it."""
         mode = self.access.get(attribute)
-        return mode is None or mode in (1, 3, 4, 6)
+        if mode is None:
+            return True
+        return bool(mode & _READ_BIT) if self.rights_are_bits else mode in _READ_MODES
 
     @property
     def is_event_log(self) -> bool:
@@ -54,18 +61,32 @@ class FoundObject:
         return self.class_id == PROFILE_CLASS and (self.obis.c, self.obis.d) == (99, 98)
 
 
-def object_list(session: MeterSession) -> list[FoundObject]:
-    """The objects of the association, as the meter lists them; long lists come by blocks.
+def object_list(session: MeterSession, on_note: Callable[[str], None] = lambda _: None) -> list[FoundObject]:
+    """The objects of the association, as far as the meter's list can be decoded; long lists come by blocks.
+
+    `on_note` takes what is wrong with the list, a sentence each.
 
     Raises:
         ObjectError: the association object is not readable for this client.
         LinkError, ServiceRefused: the association is over, or the meter does no GET.
+        DecodeError: the list is no array.
     """
-    ref = AttributeRef(ASSOCIATION_CLASS, session.device.client.association_obis, 2)
-    value = session.get(ref)
-    if not isinstance(value, list):
-        raise DecodeError("the object list is no array", offset=0)
-    return list(_parse(value[:MAX_OBJECTS]))
+    association_obis = session.device.client.association_obis
+    items, note = decode_elements(session.get_encoded(AttributeRef(ASSOCIATION_CLASS, association_obis, 2)))
+    if note:
+        on_note(f"object list: {note}")
+    if len(items) > MAX_OBJECTS:
+        on_note(f"object list: {len(items)} entries, only the first {MAX_OBJECTS} are taken")
+    items = items[:MAX_OBJECTS]
+    objects = list(_parse(items))
+    if len(objects) < len(items):
+        on_note(
+            f"object list: {len(items) - len(objects)} of {len(items)} entries are no objects, passed over"
+        )
+    are_bits = _rights_are_bits(objects, association_obis)
+    for found in objects:
+        found.rights_are_bits = are_bits
+    return objects
 
 
 def _parse(items: list[Value]) -> Iterator[FoundObject]:
@@ -85,6 +106,15 @@ def _parse(items: list[Value]) -> Iterator[FoundObject]:
         if len(item) > 3:
             found.access = _attribute_rights(item[3])
         yield found
+
+
+def _rights_are_bits(objects: Sequence[FoundObject], association_obis: Obis) -> bool:
+    """Whether access modes are bit fields: the version of the association says so, or a mode no enumeration has."""
+    associations = [found for found in objects if found.class_id == ASSOCIATION_CLASS]
+    own = [found for found in associations if found.obis == association_obis]
+    if any(found.version >= _BIT_RIGHTS_VERSION for found in own or associations):
+        return True
+    return any(mode > _LAST_MODE for found in objects for mode in found.access.values())
 
 
 def _attribute_rights(value: Value) -> dict[int, int]:
@@ -107,42 +137,101 @@ def read_values(
 ) -> None:
     """Read value and unit of every simple object, and how long the profiles are, into the objects.
 
-    In lists where the meter does them. An object at which the link breaks is marked, and the session opened
+    In lists where the meter does them. What the list gives no right to read comes last and alone, and its
+    `error` says so where it is refused. An object at which the link breaks is marked, and the session opened
     anew for the others.
 
     Raises:
-        LinkError: the link broke too often, or cannot be opened again.
+        LinkError: the link broke too often, or cannot be opened again, before all that may be read was asked.
     """
-    simple = [found for found in objects if _is_simple(found)]
+    simple = [found for found in objects if found.class_id in READABLE_CLASSES]
     profiles = [found for found in objects if found.class_id == PROFILE_CLASS]
+    allowed = [found for found in simple if found.may_read(READABLE_CLASSES[found.class_id])]
+    denied = [found for found in simple if not found.may_read(READABLE_CLASSES[found.class_id])]
     done = len(objects) - len(simple) - len(profiles)
-    broken = 0
     on_progress(done)
-    parts = [simple[start : start + _BATCH] for start in range(0, len(simple), _BATCH)]
+    parts = [allowed[start : start + _BATCH] for start in range(0, len(allowed), _BATCH)]
+    asking = _Asking(session)
     while parts:
         part = parts.pop(0)
-        try:
-            _read_part(session, part)
-        except LinkError as error:
-            broken += 1
-            if broken > _REOPENINGS:
-                raise
-            session.open()
-            if len(part) > 1:
-                parts[:0] = [[found] for found in part]  # one of them is to blame
-                continue
-            part[0].error = error.message
+        why = asking.attempt(_read_part, part)
+        if why and len(part) > 1:
+            parts[:0] = [[found] for found in part]  # one of them is to blame
+            continue
+        if why:
+            part[0].error = why
         done += len(part)
         on_progress(done)
     for found in profiles:
-        found.value, found.error = _profile_size(session, found)
+        found.error = asking.attempt(_read_profile, found) or found.error
+        done += 1
+        on_progress(done)
+    for found in denied:
+        _try_denied(asking, found)
         done += 1
         on_progress(done)
 
 
-def _is_simple(found: FoundObject) -> bool:
-    attribute = READABLE_CLASSES.get(found.class_id)
-    return attribute is not None and found.may_read(attribute)
+_What = TypeVar("_What")
+
+
+class _Asking:
+    """Asks, and opens the session anew where the link breaks, but not for ever."""
+
+    def __init__(self, session: MeterSession) -> None:
+        self._session = session
+        self._breaks = 0
+        self.ended_by = ""
+        """Why nothing more can be asked, once that is so."""
+
+    def attempt(self, action: Callable[[MeterSession, _What], None], what: _What) -> str:
+        """Do it; what broke the link meanwhile, empty for nothing.
+
+        Raises:
+            LinkError: the link broke too often, or cannot be opened again.
+        """
+        try:
+            action(self._session, what)
+        except LinkError as error:
+            self._breaks += 1
+            self.ended_by = error.message
+            if self._breaks > _REOPENINGS:
+                raise
+            self._session.open()
+            self.ended_by = ""
+            return error.message
+        return ""
+
+
+def _try_denied(asking: _Asking, found: FoundObject) -> None:
+    """Ask for what the list gives no right to; the rest of the result is never lost for it."""
+    if asking.ended_by:
+        found.error = f"{_DENIED}; not tried: the link broke too often ({asking.ended_by})"
+        return
+    try:
+        why = asking.attempt(_read_denied, found)
+    except LinkError:
+        why = asking.ended_by
+    if why:
+        found.error = f"{_DENIED}; tried: {why}"
+
+
+def _read_denied(session: MeterSession, found: FoundObject) -> None:
+    why = _why(session, _register(0, found))
+    if why:
+        found.error = f"{_DENIED}; tried: {why}"
+    else:
+        _read_part(session, [found])
+
+
+def is_asked(found: FoundObject) -> bool:
+    """Whether `read_values` knows what to ask an object of this class."""
+    return found.class_id == PROFILE_CLASS or found.class_id in READABLE_CLASSES
+
+
+def _is_readable(found: FoundObject) -> bool:
+    """It was read, or the list gives the right to."""
+    return found.value is not None or found.may_read(READABLE_CLASSES.get(found.class_id, 2))
 
 
 def _read_part(session: MeterSession, part: Sequence[FoundObject]) -> None:
@@ -171,6 +260,10 @@ def _why(session: MeterSession, register: Register) -> str:
     return ""
 
 
+def _read_profile(session: MeterSession, found: FoundObject) -> None:
+    found.value, found.error = _profile_size(session, found)
+
+
 def _profile_size(session: MeterSession, found: FoundObject) -> tuple[Plain, str]:
     try:
         rows = session.get(AttributeRef(PROFILE_CLASS, found.obis, 7))
@@ -186,7 +279,8 @@ def _profile_size(session: MeterSession, found: FoundObject) -> tuple[Plain, str
 def device_entry(device: DeviceSettings, objects: Sequence[FoundObject]) -> dict[str, Any]:
     """An entry that reads what was found now: numbers as timeseries, data of class 1 as attributes.
 
-    Objects that were not read (`read_values` was not asked) are taken at their word. History is left out.
+    Of objects that were not read (`read_values` was not asked) those are taken that the list lets us read.
+    History is left out.
     """
     return {
         "deviceName": device.device_name,
@@ -230,14 +324,14 @@ def _objects(objects: Sequence[FoundObject]) -> dict[str, Any]:
     profiles: list[dict[str, Any]] = []
     taken: set[str] = set()
     for found in sorted(objects, key=lambda each: each.obis.b):  # B = 0 has the first claim on a name
-        if found.obis.f != _CURRENT or found.error:
+        if found.obis.f != _CURRENT or found.error or not _is_readable(found):
             continue
         if found.class_id == PROFILE_CLASS:
             kind = "events" if found.is_event_log else "profile"
             profiles.append({"obis": str(found.obis), "kind": kind})
-        elif found.class_id in _MEASURED_CLASSES and _is_simple(found):
+        elif found.class_id in _MEASURED_CLASSES:
             timeseries.append(_entry(found, taken))
-        elif found.class_id == 1 and _is_simple(found) and not isinstance(found.value, (list, dict)):
+        elif found.class_id == 1 and not isinstance(found.value, (list, dict)):
             attributes.append(_entry(found, taken))
     return {"timeseries": timeseries, "attributes": attributes, "profiles": profiles}
 
@@ -257,6 +351,8 @@ def _entry(found: FoundObject, taken: set[str]) -> dict[str, Any]:
 
 def discover_summary(session: MeterSession) -> dict[str, Plain]:
     """The object list in a form small enough for an RPC answer."""
-    objects = object_list(session)
+    notes: list[Plain] = []
+    objects = object_list(session, notes.append)
     listed: list[Plain] = [f"{found.obis} class {found.class_id} {found.name}".rstrip() for found in objects]
-    return {"count": len(objects), "objects": listed[:200]}
+    summary: dict[str, Plain] = {"count": len(objects), "objects": listed[:200]}
+    return {**summary, "notes": notes} if notes else summary

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from dlms_connector.config.settings import DeviceSettings
 from dlms_connector.cosem.services import AttributeRef
-from dlms_connector.cosem.units import MAX_EXPONENT
+from dlms_connector.cosem.units import MAX_SCALER
 from dlms_connector.errors import InvalidAnswer
 from dlms_connector.meter.links import server_key
 from dlms_connector.state import StateStore
@@ -250,7 +250,7 @@ def _stored_scaler(value: object) -> Scaler | None:
     if not isinstance(value, list) or len(value) != 2:
         return None
     exponent, unit = value
-    usable = isinstance(exponent, int) and abs(exponent) <= MAX_EXPONENT and isinstance(unit, str)
+    usable = isinstance(exponent, int) and abs(exponent) <= MAX_SCALER and isinstance(unit, str)
     return Scaler(exponent, unit) if usable else None
 
 

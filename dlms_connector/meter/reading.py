@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from itertools import repeat
 from typing import Any, NamedTuple, Union
 
 from dlms_connector.config.reading import ObjectDefinition
 from dlms_connector.cosem import clock
-from dlms_connector.cosem.units import scale
-from dlms_connector.cosem.values import Date, DateTime, Time, Value
+from dlms_connector.cosem.units import MAX_EXPONENT, scale
+from dlms_connector.cosem.values import Date, DateTime, OddBcd, Time, Value
 from dlms_connector.errors import DecodeError
 from dlms_connector.obis import Obis
 
 Plain = Union[None, bool, int, float, Decimal, str, list["Plain"], dict[str, "Plain"]]  # noqa: UP007 (recursive)
 _PRINTABLE = re.compile(rb"[\x20-\x7e]+")
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE](?P<exponent>[+-]?[0-9]{1,3}))?")
+_MAX_DIGITS = 40  # of a text that becomes a number
+_NO_NUMBER = math.nan  # as a meter says it
 
 
 class Reading(NamedTuple):
@@ -43,6 +47,7 @@ def to_plain(value: Value) -> Plain:
 
     Octets become text where all are printable, an OBIS code where they look like a logical name, a moment
     where they are a plausible date-time, and hexadecimal otherwise. Structures and arrays become lists.
+    NaN and infinity stay floats: whoever hands the value on decides about them.
     """
     if isinstance(value, (list, tuple)):
         return [to_plain(item) for item in value]
@@ -63,6 +68,8 @@ def _octets(raw: bytes) -> str:
         return clock.date_text(raw)
     if isinstance(raw, Time):
         return clock.time_text(raw)
+    if isinstance(raw, OddBcd):
+        return raw.hex().upper()
     text = raw.rstrip(b"\0")
     if not text:
         return "" if not raw else raw.hex().upper()
@@ -88,6 +95,8 @@ def apply_definition(value: Value, definition: ObjectDefinition, exponent: int) 
     """A raw value as the operator asked for it: path, scaler, multiplier, rounding, type.
 
     `exponent` is the power of ten from the meter (0 for none); a number in the definition wins over it.
+    A float that is NaN or infinite comes back as it is, whatever the type; NaN also stands for a number that
+    the scaler would carry out of all bounds (`units.scale`).
     """
     for position in definition.path:
         if not isinstance(value, (list, tuple)) or position >= len(value):
@@ -95,14 +104,27 @@ def apply_definition(value: Value, definition: ObjectDefinition, exponent: int) 
         value = value[position]
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return _typed(to_plain(value), definition.type)
+    if isinstance(value, float) and not math.isfinite(value):
+        return value
     number: Any = value if isinstance(value, int) else Decimal(repr(value))
     if definition.scaler is not None:
-        number = scale(number, exponent if definition.scaler == "auto" else definition.scaler)
+        try:
+            number = scale(number, exponent if definition.scaler == "auto" else definition.scaler)
+        except ValueError:
+            return _NO_NUMBER
     if definition.multiplier is not None:
         number = number * definition.multiplier
-    if definition.round is not None and isinstance(number, Decimal) and number.is_finite():
-        number = round(number, definition.round)
+    if definition.round is not None and isinstance(number, Decimal):
+        number = _rounded(number, definition.round)
     return _typed(number, definition.type)
+
+
+def _rounded(number: Decimal, digits: int) -> Decimal:
+    """Rounded to digits after the point; a number too large to have any stays as it is."""
+    try:
+        return round(number, digits)
+    except InvalidOperation:
+        return number
 
 
 def _typed(value: Plain, wanted: str) -> Plain:
@@ -113,8 +135,15 @@ def _typed(value: Plain, wanted: str) -> Plain:
     if wanted == "boolean":
         return value not in (0, "", "0", "false")
     if isinstance(value, str):
-        try:
-            return Decimal(value.strip())
-        except ArithmeticError:
-            return value
+        return _number_of(value)
     return int(value) if isinstance(value, bool) else value
+
+
+def _number_of(text: str) -> Plain:
+    """The exact number that a text writes, within 40 digits and exponents of 64; else the text."""
+    stripped = text.strip()
+    match = _NUMBER.fullmatch(stripped) if len(stripped) <= _MAX_DIGITS + 8 else None
+    if match is None or abs(int(match["exponent"] or 0)) > MAX_EXPONENT:
+        return text
+    number = Decimal(stripped)
+    return number if len(match[1].replace(".", "")) <= _MAX_DIGITS else text

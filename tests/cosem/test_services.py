@@ -14,7 +14,7 @@ from dlms_connector.cosem.association import Association, AssociationParameters
 from dlms_connector.cosem.services import AttributeRef, ListRequest
 from dlms_connector.cosem.values import DataType, TypedValue, decode_all, encode, encode_length
 from dlms_connector.errors import (
-    DecodeError,
+    InvalidAnswer,
     LinkTimeout,
     ObjectError,
     ProtocolError,
@@ -123,7 +123,7 @@ def test_lists_plain_and_by_blocks() -> None:
 
 def test_a_list_with_another_number_of_results_is_refused() -> None:
     script = Script([lambda invoke: bytes((0xC4, 3, invoke)) + b"\x01\x00" + U8 + b"\x01"])
-    with pytest.raises(ProtocolError):
+    with pytest.raises(InvalidAnswer, match="1 results for a list of 2"):
         services.get_list(association(script), ListRequest([REF] * 2))
 
 
@@ -240,10 +240,10 @@ def test_a_list_that_learned_its_layout_decodes_as_one_that_did_not(
     [
         (list_answer(b"\x00\x12\x00\x07", b"\x00\x12\x00\x08"), None),
         (list_answer(b"\x00\x10\xff\xff", b"\x00\x12\x00\x08"), None),
-        (list_answer(b"\x00\x12\x00\x07", b"\x02\x12\x00\x08"), DecodeError),
-        (list_answer(b"\x00\x12\x00\x07", b"\x00\x99\x00\x08"), DecodeError),
-        (list_answer(b"\x00\x12\x00\x07", b"\x00\x12\x00\x08")[:-1], DecodeError),
-        (list_answer(b"\x00\x12\x00\x07", b"\x00\x11\x08", b"\x00"), ProtocolError),
+        (list_answer(b"\x00\x12\x00\x07", b"\x02\x12\x00\x08"), InvalidAnswer),
+        (list_answer(b"\x00\x12\x00\x07", b"\x00\x99\x00\x08"), InvalidAnswer),
+        (list_answer(b"\x00\x12\x00\x07", b"\x00\x12\x00\x08")[:-1], InvalidAnswer),
+        (list_answer(b"\x00\x12\x00\x07", b"\x00\x11\x08", b"\x00"), InvalidAnswer),
     ],
 )
 def test_a_learned_layout_believes_nothing(changed: bytes, error: type[Exception] | None) -> None:

@@ -14,10 +14,12 @@ from dlms_connector.cosem.values import (
     BitString,
     DataType,
     DateTime,
+    OddBcd,
     TypedValue,
     array,
     decode,
     decode_all,
+    decode_elements,
     decode_typed,
     encode,
     structure,
@@ -120,6 +122,9 @@ def test_gurux_reads_the_same(value: TypedValue) -> None:
         ("0A03414243", "ABC"),
         ("0C03e282ac", "\u20ac"),
         ("0D42", 42),
+        ("0D99", 99),
+        ("0D9A", OddBcd(b"\x9a")),
+        ("0DA9", OddBcd(b"\xa9")),
         ("02020f02161e", (2, 30)),
         ("0102120001120002", [1, 2]),
         ("0100", []),
@@ -182,9 +187,53 @@ def test_nesting_and_claims_cost_nothing() -> None:
         TypedValue(T.OCTET_STRING, 5),
         TypedValue(T.DATE_TIME, b"\0" * 11),
         TypedValue(T.BCD, 100),
+        TypedValue(T.BCD, b"\x9a"),
         TypedValue(T.COMPACT_ARRAY, []),
     ],
 )
 def test_what_does_not_fit_is_a_value_error(value: TypedValue) -> None:
     with pytest.raises(ValueError):
         encode(value)
+
+
+def test_a_bcd_that_is_none_is_written_back_as_it_came() -> None:
+    raw = bytes.fromhex("0DFA")
+    assert encode(decode_typed(raw)[0]) == raw
+
+
+@pytest.mark.parametrize(
+    ("raw", "values", "note"),
+    [
+        ("0102 1101 1102", [1, 2], ""),
+        ("0100", [], ""),
+        ("1312 06 000100020003", [1, 2, 3], ""),
+        ("0103 1101 1102", [1, 2], "the array says 3 elements, 2 could be read; 0 bytes left"),
+        ("0103 1101 120001 1200", [1, 1], "3 elements, 2 could be read; 2 bytes left (UINT16 is truncated"),
+        ("0184ffffffff 1101", [1], "the array says 4294967295 elements, 1 could be read; 0 bytes left"),
+        ("0102 1101 63 1102", [1], "the array says 2 elements, 1 could be read; 3 bytes left (unknown"),
+        ("0101 1101 0000", [1], "the array says 1 elements, 1 could be read; 2 bytes left"),
+        ("0100 02011105 02011106", [(5,), (6,)], "the array says 0 elements, 2 could be read; 0 bytes left"),
+        ("0100 02011105 0203", [(5,)], "the array says 0 elements, 1 could be read; 2 bytes left"),
+        ("1312 06 000100020003 aa", [1, 2, 3], "1 bytes behind the array are not read"),
+    ],
+)
+def test_an_array_gives_what_can_be_read_of_it(raw: str, values: list[Any], note: str) -> None:
+    found, said = decode_elements(bytes.fromhex(raw.replace(" ", "")))
+    assert found == values
+    assert note in said
+    assert bool(note) == bool(said)
+
+
+@pytest.mark.parametrize("raw", ["", "1105", "0201 1105", "0184ff", "01"])
+def test_what_is_no_array_is_told(raw: str) -> None:
+    with pytest.raises(DecodeError):
+        decode_elements(bytes.fromhex(raw.replace(" ", "")))
+
+
+@given(st.binary(max_size=200))
+def test_elements_of_anything_end(data: bytes) -> None:
+    try:
+        values, _ = decode_elements(b"\x01" + data)
+    except DecodeError:
+        return
+    assert len(values) <= len(data)

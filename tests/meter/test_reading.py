@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import math
 import struct
+import time
 from decimal import Decimal
 from typing import Any
 
@@ -10,9 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dlms_connector.cli.output import cell, to_json
 from dlms_connector.config.reading import ObjectDefinition
-from dlms_connector.cosem.units import scale, unscale
-from dlms_connector.cosem.values import BitString, Date, DateTime, Time, decode_all
+from dlms_connector.cosem.units import parse_scaler_unit, scale, unscale
+from dlms_connector.cosem.values import BitString, Date, DateTime, OddBcd, Time, decode_all
 from dlms_connector.meter.reading import apply_definition, to_plain
 
 
@@ -46,6 +50,18 @@ def test_scaling_is_exact_and_reversible(raw: int, exponent: int) -> None:
         (0, {"type": "boolean"}, 0, False),
         ((1, [2, 3]), {"path": [1, 0]}, -1, Decimal("0.2")),
         ((1, [2, 3]), {"path": [5]}, -1, None),
+        (2**64 - 1, {}, -3, Decimal("18446744073709551.615")),
+        (-(2**63), {}, 2, -(2**63) * 100),
+        (1e300, {"round": 2}, 0, Decimal("1E+300")),
+        (b"1e999999", {"type": "number"}, 0, "1e999999"),
+        (b"1e64", {"type": "number"}, 0, Decimal("1e64")),
+        (b"1e65", {"type": "number"}, 0, "1e65"),
+        (b"-12.50", {"type": "number"}, 0, Decimal("-12.50")),
+        (b"9" * 40, {"type": "number"}, 0, Decimal("9" * 40)),
+        (b"9" * 41, {"type": "number"}, 0, "9" * 41),
+        ("NaN", {"type": "number"}, 0, "NaN"),
+        ("1_000", {"type": "number"}, 0, "1_000"),
+        (OddBcd(b"J"), {}, -1, "4A"),
         (b"", {}, 0, ""),
         (b"ABC123\x00\x00", {}, 0, "ABC123"),
         (b"\x01\x02\xff", {}, 0, "0102FF"),
@@ -80,3 +96,107 @@ def test_float32_has_no_binary_noise(number: float) -> None:
     assert isinstance(value, float)
     assert struct.pack(">f", value) == raw
     assert len(repr(value).lstrip("-").replace(".", "").split("e")[0].strip("0")) <= 9
+
+
+@pytest.mark.parametrize("raw", ["177FC00000", "17FF800000", "187FF0000000000000"])
+@pytest.mark.parametrize("more", [{}, {"round": 1, "multiplier": 0}, {"scaler": -1}, {"type": "text"}])
+def test_what_is_no_number_stays_a_float_and_becomes_null(raw: str, more: dict[str, Any]) -> None:
+    value = apply_definition(decode_all(bytes.fromhex(raw)), definition(**more), -3)
+    assert isinstance(value, float)
+    assert not math.isfinite(value)
+    assert json.loads(to_json({"value": value, "all": [value, 1]})) == {"value": None, "all": [None, 1]}
+    assert cell([value]) == "[null]"
+
+
+def test_json_keeps_finite_numbers_exact() -> None:
+    document = {"a": Decimal("18446744073709551.615"), "b": (1.5, 2**64 - 1), "c": Decimal("NaN")}
+    assert json.loads(to_json(document), parse_float=Decimal) == {
+        "a": Decimal("18446744073709551.615"),
+        "b": [Decimal("1.5"), 2**64 - 1],
+        "c": None,
+    }
+    assert "1E+400" in to_json([Decimal("1e400")])
+
+
+@pytest.mark.parametrize("value", [Decimal("NaN"), Decimal("sNaN"), Decimal("-Infinity")])
+def test_scaling_leaves_what_is_no_number(value: Decimal) -> None:
+    assert scale(value, -2) is value
+    with pytest.raises(ValueError, match="no number"):
+        unscale(value, -2)
+
+
+@pytest.mark.parametrize(
+    ("value", "exponent"),
+    [
+        (1, 65),
+        (1, -65),
+        (0, 253),
+        (10, 63),
+        pytest.param(1 << 4_000_000, -1, id="long"),
+        (Decimal("1e70"), -1),
+        (Decimal("1e-70"), 1),
+        (Decimal("1e999999"), -64),
+    ],
+)
+def test_scaling_has_bounds_and_is_never_slow(value: Any, exponent: int) -> None:
+    began = time.process_time()
+    with pytest.raises(ValueError, match=r"10\^"):
+        scale(value, exponent)
+    assert time.process_time() - began < 0.1
+
+
+@pytest.mark.parametrize(
+    ("value", "exponent", "expected"),
+    [
+        (1, 63, 10**63),
+        (1, -64, Decimal("1e-64")),
+        (0, 64, 0),
+        (2**64 - 1, 41, (2**64 - 1) * 10**41),
+        (10**70, -20, Decimal("1e50")),
+        (Decimal("1e-70"), 10, Decimal("1e-60")),
+    ],
+)
+def test_scaling_at_the_bounds(value: Any, exponent: int, expected: Any) -> None:
+    assert scale(value, exponent) == expected
+
+
+def test_writing_has_the_same_bounds() -> None:
+    with pytest.raises(ValueError, match="not between"):
+        unscale(Decimal("1e999999"), 0)
+    assert unscale(Decimal("0E+999999"), -2) == 0
+    assert unscale(Decimal("12.34"), -2) == 1234
+
+
+def test_a_scaler_out_of_all_bounds_gives_no_number() -> None:
+    value = apply_definition(1234, definition(scaler=253), 0)
+    assert isinstance(value, float)
+    assert math.isnan(value)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ((-3, 30), (-3, "Wh", "")),
+        ((0, 255), (0, "", "")),
+        ((127, 30), None),
+        ((32, 30), (32, "Wh", "")),
+        ((33, 30), None),
+        ((253, 30), (-3, "Wh", "the scaler came as an unsigned number (253), taken as -3")),
+        ((224, 30), (-32, "Wh", "the scaler came as an unsigned number (224), taken as -32")),
+        ((223, 30), None),
+        ((256, 30), None),
+        ((-3, 77), (-3, "unit 77", "")),
+        ((-3, 256), None),
+        ((-3, -1), None),
+        ((True, 30), None),
+        ((-3, False), None),
+        ((-3, 30, 1), None),
+        ((-3,), None),
+        ([-3, 30], None),
+        (None, None),
+        (("a", 30), None),
+        ((-3.0, 30), None),
+    ],
+)
+def test_scaler_units_as_meters_send_them(value: Any, expected: Any) -> None:
+    assert parse_scaler_unit(value) == expected

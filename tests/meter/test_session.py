@@ -160,13 +160,13 @@ def test_lists_that_are_never_answered_are_given_up(kind: FaultKind) -> None:
                 break
             except LinkError:
                 failures += 1
-        assert failures == 2
+        assert failures == 1, "single reads that work show that the list was to blame"
         assert any("one by one" in event for event in bench.events)
         session.close(time.monotonic() + 1)
         again = bench.session(device)
         with opened(again):
             check_values(again, time.time() - 1)
-        assert fleet.counters(SERIAL).get_lists == 2
+        assert fleet.counters(SERIAL).get_lists == 1
 
 
 def test_a_list_lost_once_is_not_given_up() -> None:
@@ -181,8 +181,9 @@ def test_a_list_lost_once_is_not_given_up() -> None:
             with pytest.raises(LinkTimeout):
                 read_all(session)
             assert not session.is_open
-        with opened(session):
-            check_values(session, time.time() - 1)
+            with opened(session):
+                for _ in range(2):  # one by one, then by a list again
+                    check_values(session, time.time() - 1)
         assert not bench.events
 
 
