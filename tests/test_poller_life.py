@@ -155,7 +155,7 @@ def test_a_poller_that_dies_is_started_again_and_it_is_told(
                     raise crashes.pop()
                 return read(batch)
 
-            monkeypatch.setattr(poller.session, "read", broken)
+            monkeypatch.setattr(poller.session, "read_batch", broken)
             wait_until(lambda: not crashes)
             running.wait_for_readings(more=2 * len(KEYS))
             assert poller.health.state == "online"
@@ -179,7 +179,7 @@ def test_leaving_that_fails_too_ends_nothing(monkeypatch: pytest.MonkeyPatch) ->
                 raise OSError(5, "Input/output error")
 
             with monkeypatch.context() as patch:
-                for name in ("read", "close", "abandon"):
+                for name in ("read_batch", "close", "abandon"):
                     patch.setattr(session, name, unplugged)
                 wait_until(lambda: len(running.log.of("error")) >= 2)
             running.wait_for_readings(more=2 * len(KEYS))

@@ -31,6 +31,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     ),
     "read": ("dlms_connector.cli.read", "Read values of one meter, now."),
     "profile": ("dlms_connector.cli.profile", "Read rows of a load profile or event log."),
+    "forget": ("dlms_connector.cli.forget", "Drop what was learned of one meter: scalers, list sizes."),
     "decode": ("dlms_connector.cli.decode", "Explain HDLC frames, wrapper messages and APDUs."),
     "extension": (
         "dlms_connector.cli.extension",

@@ -261,7 +261,7 @@ class RegisterReader:
                 self._answered_alone()
             else:
                 several = [
-                    result if parse_scaler_unit(result) is not None else self._get_one(association, ref)
+                    result if _is_scaler(result) else self._get_one(association, ref)
                     for ref, result in zip(part, several, strict=True)
                 ]
             results += several
@@ -290,6 +290,10 @@ def _word(register: Register, result: Value | ObjectError) -> object:
     if register.ref.class_id in _NUMERIC_CLASSES and register.ref.attribute == 2:
         return None if isinstance(result, (int, float)) and not isinstance(result, bool) else type(result)
     return None
+
+
+def _is_scaler(result: Value | ObjectError) -> bool:
+    return not isinstance(result, ObjectError) and parse_scaler_unit(result) is not None
 
 
 def is_moment(value: object) -> bool:
