@@ -88,7 +88,6 @@ class _Answer:
 
     buffer: list[Value]
     way: str
-    range_refused: bool = False
     ends: tuple[int, int] | None = None
     ends_kind: str = ""
 
@@ -172,7 +171,7 @@ class ProfileReader:
         self._reversed = device.clock.deviation_sign == "reversed"
         self._entries = EntryAccess(settings.obis, wall_ms)
         self._access = _AccessMemory(device, settings, state)
-        self._ends = _ENDS_ORDER if settings.range_ends == "auto" else (settings.range_ends,)
+        self._ends: tuple[str, ...] = _ENDS_ORDER if settings.range_ends == "auto" else (settings.range_ends,)
         self._odd_counts: set[int] = set()
 
     @property
@@ -292,17 +291,12 @@ class ProfileReader:
 
     def _read(self, session: MeterSession, window: Window, layout: Layout) -> _Answer:
         ways = self._access.ways(self._wall_ms())
-        range_refused = False
         for way in ways:
             try:
-                answer = self._read_by(way, session, window, layout)
+                return self._read_by(way, session, window, layout)
             except (ObjectError, ServiceRefused) as error:
                 if _is_passing(error) or way == ways[-1]:
                     raise
-                range_refused = range_refused or way == "range"
-                continue
-            answer.range_refused = range_refused
-            return answer
         raise AssertionError("there is always a way of access")
 
     def _read_by(self, way: str, session: MeterSession, window: Window, layout: Layout) -> _Answer:
