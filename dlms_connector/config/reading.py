@@ -87,6 +87,16 @@ class ProfileSettings(Section):
     access: Literal["auto", "range", "entry", "whole"] = Field(
         "auto", description="how rows are asked for; by default by range, else by entry, else whole"
     )
+    range_ends: Literal["auto", "deviation", "noDeviation", "wholeHours"] = Field(
+        "auto",
+        description="how the ends of a range are written: with the deviation from UTC, without, or as whole hours; "
+        "auto tries them in this order where the meter refuses a range",
+    )
+    null_values: Literal["auto", "carry", "skip"] = Field(
+        "auto",
+        description="a null value of a row: carry takes it as unchanged since the row before, skip as missing; "
+        "auto carries where the meter leaves the time null too",
+    )
 
     @field_validator("columns")
     @classmethod

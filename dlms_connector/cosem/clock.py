@@ -17,6 +17,7 @@ STATUS_UNSPECIFIED = 0xFF
 STATUS_INVALID = 0x01
 STATUS_DOUBTFUL = 0x02
 STATUS_DST = 0x80
+_MAX_DEVIATION_MIN = 840  # UTC+14 is the farthest zone
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _MS = timedelta(milliseconds=1)
 
@@ -99,39 +100,55 @@ class ClockValue(NamedTuple):
         return text
 
 
-def decode_clock(raw: bytes) -> ClockValue:
+def decode_clock(raw: bytes, *, lenient: bool = False) -> ClockValue:
     """Decode a 12-byte date-time.
+
+    Args:
+        lenient: take a weekday, hundredths or a deviation that no clock can show for "not specified": the moment
+            stands without them. Where it is in doubt that the bytes are a date-time at all they speak against it.
 
     Raises:
         DecodeError: another length, or a part that no clock can show.
     """
     if len(raw) != 12:
         raise DecodeError(f"a date-time has 12 bytes, not {len(raw)}", offset=0)
-    deviation = int.from_bytes(raw[9:11], "big", signed=True)
-    if deviation != DEVIATION_UNSPECIFIED and not -840 <= deviation <= 840:
-        raise DecodeError(f"deviation of {deviation} minutes", offset=9)
     year = int.from_bytes(raw[:2], "big")
     return ClockValue(
         None if year == 0xFFFF else year,
         _part(raw, 2, 1, 12, special=(0xFD, 0xFE)),
         _part(raw, 3, 1, 31, special=(0xFD, 0xFE)),
-        _part(raw, 4, 0, 7),
+        _part(raw, 4, 0, 7, lenient=lenient),
         _part(raw, 5, 0, 23),
         _part(raw, 6, 0, 59),
         _part(raw, 7, 0, 59),
-        _part(raw, 8, 0, 99),
-        None if deviation == DEVIATION_UNSPECIFIED else deviation,
+        _part(raw, 8, 0, 99, lenient=lenient),
+        _deviation(raw, lenient),
         None if raw[11] == STATUS_UNSPECIFIED else raw[11],
     )
 
 
-def _part(raw: bytes, at: int, low: int, high: int, *, special: tuple[int, ...] = ()) -> int | None:
-    if raw[at] == 0xFF:
+def _deviation(raw: bytes, lenient: bool) -> int | None:
+    deviation = int.from_bytes(raw[9:11], "big", signed=True)
+    if deviation == DEVIATION_UNSPECIFIED:
         return None
+    if -_MAX_DEVIATION_MIN <= deviation <= _MAX_DEVIATION_MIN:
+        return deviation
+    if lenient:
+        return None
+    raise DecodeError(f"deviation of {deviation} minutes", offset=9)
+
+
+def _part(
+    raw: bytes, at: int, low: int, high: int, *, special: tuple[int, ...] = (), lenient: bool = False
+) -> int | None:
     number = raw[at]
-    if not low <= number <= high and number not in special:
-        raise DecodeError(f"{number} is no part of a date-time", offset=at)
-    return number
+    if number == 0xFF:
+        return None
+    if low <= number <= high or number in special:
+        return number
+    if lenient:
+        return None
+    raise DecodeError(f"{number} is no part of a date-time", offset=at)
 
 
 def encode_clock(epoch_ms: int, zone: tzinfo, *, deviation_reversed: bool = False) -> bytes:

@@ -15,21 +15,42 @@ from datetime import datetime
 
 from dlms_connector.config.reading import ProfileSettings
 from dlms_connector.config.settings import DeviceSettings
-from dlms_connector.cosem.services import AttributeRef
+from dlms_connector.cosem.services import AttributeRef, Selection
 from dlms_connector.cosem.units import unit_text
-from dlms_connector.cosem.values import Value
-from dlms_connector.errors import DlmsConnectorError, Layer, LinkError, ObjectError, ServiceRefused
+from dlms_connector.cosem.values import Value, decode
+from dlms_connector.errors import (
+    DecodeError,
+    DlmsConnectorError,
+    Layer,
+    LinkError,
+    ObjectError,
+    ServiceRefused,
+)
 from dlms_connector.meter.plan import scaler_ref
+from dlms_connector.meter.profile_book import (
+    BYTES_BEHIND,
+    DUPLICATE_TIME,
+    LATER_THAN_NOW,
+    OUTSIDE,
+    RowBook,
+    short_text,
+)
 from dlms_connector.meter.profile_entries import EntryAccess
 from dlms_connector.meter.profile_rows import (
+    CLOCK,
     PROFILE_CLASS,
     Layout,
     Row,
+    TimedRows,
+    TimeRules,
+    distinct_rows,
+    has_null_clock,
     is_of_another_layout,
     parse_capture_objects,
+    range_ends,
     range_selection,
     row_readings,
-    timed_rows,
+    time_rows,
 )
 from dlms_connector.meter.reading import Reading
 from dlms_connector.meter.schedule import phase_of
@@ -38,7 +59,7 @@ from dlms_connector.meter.zones import zone_for
 from dlms_connector.state import StateStore
 
 _FACT_CURSOR = "cursor"
-_FACT_ACCESS = "profile access"
+_FACT_ACCESS = "profile access 2"  # what releases before kept as "profile access" came from one refused range
 _EVENTS_PERIOD_S = 300.0
 _RETRY_S = 60.0
 _SETTLE_S = 60.0  # from the hand-over to the gateway's disk: less than one, but seconds behind a long queue
@@ -48,6 +69,9 @@ _SHORTEST_PATIENCE_S, _LONGEST_PATIENCE_S = 1.0, 5.0
 _QUICK = 0.3
 _ACCESS_ORDER = ("range", "entry", "whole")
 _PASSING_RESULTS = (1, 2)  # hardware fault, temporary failure: no word on the way of access
+_ENDS_ORDER = ("deviation", "noDeviation", "wholeHours")
+_PROOFS = 3  # windows that range refused and another way showed to hold rows
+_RANGE_AGAIN_MS = 86_400_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +82,75 @@ class Window:
     to_ms: int
 
 
+@dataclass(slots=True)
+class _Answer:
+    """Rows in the meter's order and how they were got; the ends are those that the meter was asked for."""
+
+    buffer: list[Value]
+    way: str
+    ends: tuple[int, int] | None = None
+    ends_kind: str = ""
+
+
+class _AccessMemory:
+    """Which way of access to begin with.
+
+    A refused range proves nothing: some meters refuse a range in which there are no rows. Only where range never
+    worked, and another way showed rows in window after window that range had refused, is that way believed, and
+    range is tried again each day. Access by entry alone goes on disk: the whole buffer is no way for good.
+    """
+
+    def __init__(self, device: DeviceSettings, settings: ProfileSettings, state: StateStore) -> None:
+        self._name, self._key = device.device_name, str(settings.obis)
+        self._state = state
+        self._given = settings.access if settings.access != "auto" else None
+        known = state.get_all(self._name, _FACT_ACCESS).get(self._key)
+        self._believed = "entry" if known == "entry" else "range"
+        self._proofs = 0
+        self._range_worked = False
+        self._range_again_ms: int | None = None
+        self.shown = self._given or self._believed
+
+    def ways(self, now_ms: int) -> tuple[str, ...]:
+        """The ways to try, in this order."""
+        if self._given is not None:
+            return (self._given,)
+        if self._range_again_ms is None:
+            self._range_again_ms = now_ms + _RANGE_AGAIN_MS
+        if self._believed != "range" and now_ms >= self._range_again_ms:
+            self._range_again_ms = now_ms + _RANGE_AGAIN_MS
+            return _ACCESS_ORDER
+        return _ACCESS_ORDER[_ACCESS_ORDER.index(self._believed) :]
+
+    def note(self, answer: _Answer, has_rows: bool) -> None:
+        """Learn from an answer; `has_rows`: some of them are inside the window."""
+        if self._given is not None:
+            return
+        if answer.way == "range":
+            self._range_worked, self._proofs, self.shown = True, 0, "range"
+            self._believe("range")
+            return
+        if not has_rows:
+            return  # there was nothing in it, and the refusal of range said just that
+        self._proofs = self._proofs + 1 if answer.way == self.shown else 1
+        self.shown = answer.way
+        if self._proofs >= _PROOFS and not self._range_worked:
+            self._believe(answer.way)
+
+    def _believe(self, way: str) -> None:
+        if way == self._believed:
+            return
+        self._believed = way
+        if way != "whole":
+            self._state.put(self._name, _FACT_ACCESS, self._key, way)
+
+
 class ProfileReader:
-    """Reads one profile of one meter: layout, rows of a window by whatever access the meter does."""
+    """Reads one profile of one meter: layout, rows of a window by whatever access the meter does.
+
+    Args:
+        on_event: takes one line for the log: the first row that is left out for a reason, bytes not understood.
+    """
 
     def __init__(
         self,
@@ -67,22 +158,26 @@ class ProfileReader:
         settings: ProfileSettings,
         state: StateStore,
         wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        *,
+        on_event: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.settings = settings
         self._wall_ms = wall_ms
         self.layout: Layout | None = None
-        self._device = device
-        self._state = state
+        self.book = RowBook(lambda text: on_event(f"{settings.obis}: {text}"))
+        self.bytes_behind = 0
+        self.runs_backwards = False
         self._zone = zone_for(device.clock.time_zone)
         self._reversed = device.clock.deviation_sign == "reversed"
         self._entries = EntryAccess(settings.obis, wall_ms)
-        known = state.get_all(device.device_name, _FACT_ACCESS).get(str(settings.obis))
-        self._access = settings.access if settings.access != "auto" else known or "range"
+        self._access = _AccessMemory(device, settings, state)
+        self._ends: tuple[str, ...] = _ENDS_ORDER if settings.range_ends == "auto" else (settings.range_ends,)
+        self._odd_counts: set[int] = set()
 
     @property
     def access(self) -> str:
-        """How rows are asked for now: "range", "entry" or "whole"; the first read may find another way."""
-        return self._access
+        """How rows came last: "range", "entry" or "whole"; the first read may find another way."""
+        return self._access.shown
 
     def seconds_into(self, period_s: float) -> float:
         """How long ago the meter's local time was a multiple of the period: a day's row is captured at its midnight."""
@@ -118,71 +213,166 @@ class ProfileReader:
         return self.layout
 
     def rows(self, session: MeterSession, window: Window) -> list[Row]:
-        """Rows of the window, oldest first.
+        """Rows of the window, oldest first; `book` counts them and those left out.
+
+        `bytes_behind` tells how many bytes came behind the rows and were not understood.
 
         Raises:
             LinkError, ObjectError, ServiceRefused: none of the ways of access works.
+            DlmsConnectorError: the answer is no array, or bytes came behind it and no row of the window.
         """
+        self.bytes_behind = 0
         layout = self.learn(session)
-        buffer = self._read(session, window, layout)
-        if is_of_another_layout(buffer, layout):
-            self.layout = None  # somebody has given the meter other columns to capture
-            layout = self.learn(session)
-        rows = self._timed(buffer, layout)
-        inside = [row for row in rows if window.from_ms <= row.ts_ms <= window.to_ms]
+        answer = self._read(session, window, layout)
+        layout = self._layout_of(session, answer.buffer, layout)
+        timed = self._timed(session, answer.buffer, layout, window, answer.ends)
+        rows = self._enter(timed, window, layout)
+        self._access.note(answer, bool(rows))
+        if answer.ends_kind and rows:
+            self._prefer_ends(answer.ends_kind)
+        if self.bytes_behind and not rows:
+            raise _not_understood(f"{self.bytes_behind} bytes behind the value of {self._ref(2)}")
+        return rows
+
+    def _layout_of(self, session: MeterSession, buffer: list[Value], layout: Layout) -> Layout:
+        """The layout, learned anew where no row has its number of values; once for each number that is odd."""
+        counts = {len(row) for row in buffer if isinstance(row, (tuple, list))}
+        if not is_of_another_layout(buffer, layout) or counts <= self._odd_counts:
+            return layout
+        self.layout = None  # somebody has given the meter other columns to capture
+        layout = self.learn(session)
+        self._odd_counts = counts - {len(layout.columns)}
+        return layout
+
+    def _timed(
+        self,
+        session: MeterSession,
+        buffer: list[Value],
+        layout: Layout,
+        window: Window,
+        ends: tuple[int, int] | None,
+    ) -> TimedRows:
+        """Rows with their moments; a null time is computed by the order and by what is possible in this answer."""
+        newest_first = self._entries.newest_first(session) if has_null_clock(buffer, layout) else None
+        now_ms = self._wall_ms() + layout.capture_period_s * 1000
+        # A meter that is ahead writes rows of the future: one that says how it sorts is believed so far.
+        latest_ms = now_ms if ends is not None or newest_first is not False else now_ms + _FUTURE_MS
+        rules = TimeRules(
+            self._zone,
+            deviation_reversed=self._reversed,
+            events=self.settings.kind == "events",
+            null_values=self.settings.null_values,
+            newest_first=newest_first,
+            earliest_ms=None if ends is None else ends[0],
+            latest_ms=latest_ms if ends is None else min(latest_ms, ends[1]),
+        )
+        return time_rows(buffer, layout, rules)
+
+    def _enter(self, timed: TimedRows, window: Window, layout: Layout) -> list[Row]:
+        """Enter an answer in the book: the rows to deliver, oldest first."""
+        for reason, raw in timed.left_out:
+            self.book.leave_out(reason, raw)
+        newest_ms = self._wall_ms() + _FUTURE_MS
+        inside = []
+        for row in timed.rows:
+            if window.from_ms <= row.ts_ms <= window.to_ms and row.ts_ms <= newest_ms:
+                inside.append(row)
+            else:
+                self.book.leave_out(LATER_THAN_NOW if row.ts_ms > newest_ms else OUTSIDE, tuple(row.values))
+        self.runs_backwards = len(inside) > 1 and inside[0].ts_ms > inside[-1].ts_ms
+        if self.settings.kind == "profile":
+            inside, doubles = distinct_rows(inside, layout)
+            for row in doubles:
+                self.book.leave_out(DUPLICATE_TIME, tuple(row.values))
+        self.book.deliver(len(inside))
+        for reason, raw in timed.remarks:
+            self.book.remark(reason, raw)
         return sorted(inside, key=lambda row: row.ts_ms)
 
-    def _timed(self, buffer: Value, layout: Layout) -> list[Row]:
-        return list(
-            timed_rows(
-                buffer,
-                layout,
-                self._zone,
-                deviation_reversed=self._reversed,
-                events=self.settings.kind == "events",
-            )
-        )
-
-    def _read(self, session: MeterSession, window: Window, layout: Layout) -> Value:
-        ways = _ACCESS_ORDER[_ACCESS_ORDER.index(self._access) :]
+    def _read(self, session: MeterSession, window: Window, layout: Layout) -> _Answer:
+        ways = self._access.ways(self._wall_ms())
         for way in ways:
             try:
-                buffer = self._read_by(way, session, window, layout)
+                return self._read_by(way, session, window, layout)
             except (ObjectError, ServiceRefused) as error:
-                passing = isinstance(error, ObjectError) and error.code in _PASSING_RESULTS
-                if passing or way == ways[-1] or self.settings.access != "auto":
+                if _is_passing(error) or way == ways[-1]:
                     raise
-                continue
-            if way != self._access:
-                self._access = way
-                self._state.put(self._device.device_name, _FACT_ACCESS, str(self.settings.obis), way)
-            return buffer
-        return None
+        raise AssertionError("there is always a way of access")
 
-    def _read_by(self, way: str, session: MeterSession, window: Window, layout: Layout) -> Value:
-        buffer = self._ref(2)
+    def _read_by(self, way: str, session: MeterSession, window: Window, layout: Layout) -> _Answer:
         if way == "range":
-            index = layout.clock_index
+            return self._read_range(session, window, layout)
+        if way == "entry":
+            buffer = self._entries.read(
+                session,
+                window.from_ms,
+                window.to_ms,
+                period_s=layout.capture_period_s,
+                fetch=lambda selection: self._fetch(session, selection),
+                timed=lambda rows: self._timed(session, rows, layout, window, None).rows,
+            )
+            return _Answer(buffer, way)
+        return _Answer(self._fetch(session), way)
+
+    def _read_range(self, session: MeterSession, window: Window, layout: Layout) -> _Answer:
+        """By range of time, its ends written in one way after the other until the meter takes one."""
+        index = layout.clock_index
+        clock = CLOCK if index is None else layout.columns[index].ref
+        kinds = [kind for kind in self._ends if clock.class_id == CLOCK.class_id or kind != "noDeviation"]
+        kinds = kinds or ["deviation"]
+        for kind in kinds:
             selection = range_selection(
                 window.from_ms,
                 window.to_ms,
                 self._zone,
                 deviation_reversed=self._reversed,
-                **({"clock": layout.columns[index].ref} if index is not None else {}),
+                clock=clock,
+                ends=kind,
             )
-            return session.get(buffer, selection)
-        if way == "entry":
-            return self._entries.read(
-                session,
-                window.from_ms,
-                window.to_ms,
-                period_s=layout.capture_period_s,
-                timed=lambda rows: self._timed(rows, layout),
-            )
-        return session.get(buffer)
+            try:
+                buffer = self._fetch(session, selection)
+            except (ObjectError, ServiceRefused) as error:
+                if _is_passing(error) or kind == kinds[-1]:
+                    raise
+                continue
+            ends = range_ends(window.from_ms, window.to_ms, kind, self._zone)
+            return _Answer(buffer, "range", ends=ends, ends_kind=kind)
+        raise AssertionError("there is always a way to write the ends")
+
+    def _prefer_ends(self, kind: str) -> None:
+        """Begin with the ends by which rows came."""
+        self._ends = (kind, *(other for other in self._ends if other != kind))
+
+    def _fetch(self, session: MeterSession, selection: Selection | None = None) -> list[Value]:
+        """The buffer's rows; bytes behind them are counted and told. Raises DlmsConnectorError: no array."""
+        encoded = session.get_encoded(self._ref(2), selection)
+        try:
+            value, end = decode(encoded)
+        except DecodeError:
+            session.abandon()  # nobody knows what of this answer is true
+            raise
+        behind = len(encoded) - end
+        if behind:
+            self.bytes_behind += behind
+            self.book.leave_out(BYTES_BEHIND, encoded[end:])
+        if value is None:
+            return []
+        if not isinstance(value, list):
+            raise _not_understood(f"the rows of {self._ref(2)} are no array: {short_text(value)}")
+        return value
 
     def _ref(self, attribute: int) -> AttributeRef:
         return AttributeRef(PROFILE_CLASS, self.settings.obis, attribute)
+
+
+def _is_passing(error: DlmsConnectorError) -> bool:
+    return isinstance(error, ObjectError) and error.code in _PASSING_RESULTS
+
+
+def _not_understood(message: str) -> DlmsConnectorError:
+    return DlmsConnectorError(
+        message, layer=Layer.DATA, hint="the profile waits there; another access of the profile may read it"
+    )
 
 
 def _scaler(session: MeterSession, ref: AttributeRef) -> tuple[int, str]:
@@ -274,11 +464,16 @@ class ProfileTask:
         if readings and not self._deliver(readings):
             self._due_s = self._clock() + _RETRY_S
             return
-        if rows:
+        if rows and not (self._reader.bytes_behind and self._reader.runs_backwards):
             # A meter that was ahead and is set right captures the time up to that row once more.
             self._advance(min(rows[-1].ts_ms, now_ms))
         # An empty or finished slice of the past is done; the newest one is read again from the last row on.
-        self._next_ms = to_ms + 1 if not reaches_now else (self._cursor_ms or from_ms - 1) + 1
+        # Bytes behind the rows may be rows, so the cursor does not move over the rest of their slice either.
+        done = not reaches_now and not self._reader.bytes_behind
+        self._next_ms = to_ms + 1 if done else (self._cursor_ms or from_ms - 1) + 1
+        if self._reader.bytes_behind and self._reader.runs_backwards:
+            self._next_ms, self._due_s = from_ms, self._clock() + _RETRY_S
+            return
         self._due_s = self._next_poll_s() if reaches_now else self._clock()
 
     @property

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from itertools import chain
 
-from dlms_connector.cosem.services import AttributeRef
+from dlms_connector.cosem.services import AttributeRef, Selection
 from dlms_connector.cosem.values import Value
-from dlms_connector.errors import ObjectError
+from dlms_connector.errors import ObjectError, ServiceRefused
 from dlms_connector.meter.profile_rows import PROFILE_CLASS, Row, entry_selection
 from dlms_connector.meter.session import MeterSession
 from dlms_connector.obis import Obis
 
-_BUFFER, _SORT_METHOD, _ENTRIES_IN_USE = 2, 5, 7
-_NEWEST_FIRST = 2  # sort_method LIFO (Blue Book 4.3.6)
+_SORT_METHOD, _ENTRIES_IN_USE = 5, 7
+_OLDEST_FIRST, _NEWEST_FIRST = (
+    1,
+    2,
+)  # sort_method FIFO and LIFO (Blue Book 4.3.6); others are no order of time
 _FEW_ENTRIES = 8
 _MAX_ENTRIES = 100_000
 
@@ -29,6 +32,7 @@ class EntryAccess:
         self._obis = obis
         self._wall_ms = wall_ms
         self._newest_first: bool | None = None
+        self._order_asked = False
 
     def read(
         self,
@@ -37,13 +41,15 @@ class EntryAccess:
         to_ms: int,
         *,
         period_s: int,
+        fetch: Callable[[Selection], list[Value]],
         timed: Callable[[list[Value]], list[Row]],
     ) -> list[Value]:
-        """Rows as they came; some before and behind the window are among them.
+        """Rows in the meter's order; some before and behind the window are among them.
 
         Args:
             period_s: the capture period; 0 for a log without one, which is searched from its newest entry.
-            timed: gives rows their moments.
+            fetch: gives the rows of a selection.
+            timed: gives rows in the meter's order their moments.
 
         Raises:
             LinkError, ObjectError, ServiceRefused.
@@ -51,6 +57,20 @@ class EntryAccess:
         in_use = session.get(self._ref(_ENTRIES_IN_USE))
         if not isinstance(in_use, int) or in_use <= 0:
             return []
+        newest_first = self.newest_first(session) is True
+
+        def turned(items: list[Value]) -> list[Value]:
+            return items[::-1] if newest_first else items
+
+        def by_age(items: list[Value]) -> list[Row]:
+            known = timed(turned(items))
+            return known[::-1] if newest_first else known
+
+        def entries(first: int, last: int) -> list[Value]:
+            """Entries by age, 1 the oldest, whichever end the meter counts from."""
+            ends = (in_use + 1 - last, in_use + 1 - first) if newest_first else (first, last)
+            return turned(fetch(entry_selection(*ends)))
+
         first, size = in_use, 1
         if period_s > 0:
             age_ms = max(0, self._wall_ms() - from_ms)
@@ -60,38 +80,33 @@ class EntryAccess:
         last = first - 1
         sizes: Iterator[int] = chain((size,), _growing(size))
         while last < in_use and len(rows) < _MAX_ENTRIES:
-            part = self._entries(session, last + 1, min(in_use, last + next(sizes)), in_use)
+            part = entries(last + 1, min(in_use, last + next(sizes)))
             rows += part
             last += len(part)
-            known = timed(part)
+            known = by_age(part)
             if not part or (known and known[-1].ts_ms > to_ms):
                 break
         sizes = _growing(_MAX_ENTRIES)
         while first > 1 and len(rows) < _MAX_ENTRIES:
-            known = timed(rows)
+            known = by_age(rows)
             if not known or known[0].ts_ms <= from_ms:
                 break
             before = max(1, first - next(sizes))
-            rows = self._entries(session, before, first - 1, in_use) + rows
+            rows = entries(before, first - 1) + rows
             first = before
-        return rows
+        return turned(rows)
 
-    def _entries(self, session: MeterSession, first: int, last: int, in_use: int) -> list[Value]:
-        """Entries by age, 1 the oldest, whichever end the meter counts from."""
-        if self._newest_first is None:
-            self._newest_first = self._is_newest_first(session)
-        if self._newest_first:
-            first, last = in_use + 1 - last, in_use + 1 - first
-        rows = session.get(self._ref(_BUFFER), entry_selection(first, last))
-        if not isinstance(rows, list):
-            return []
-        return rows[::-1] if self._newest_first else rows
-
-    def _is_newest_first(self, session: MeterSession) -> bool:
-        try:
-            return session.get(self._ref(_SORT_METHOD)) == _NEWEST_FIRST
-        except ObjectError:
-            return False
+    def newest_first(self, session: MeterSession) -> bool | None:
+        """Whether the newest row comes first, None where the meter does not say; asked for once. Raises LinkError."""
+        if not self._order_asked:
+            try:
+                method = session.get(self._ref(_SORT_METHOD))
+            except (ObjectError, ServiceRefused):
+                method = None
+            self._order_asked = True
+            if method in (_OLDEST_FIRST, _NEWEST_FIRST):
+                self._newest_first = method == _NEWEST_FIRST
+        return self._newest_first
 
     def _ref(self, attribute: int) -> AttributeRef:
         return AttributeRef(PROFILE_CLASS, self._obis, attribute)

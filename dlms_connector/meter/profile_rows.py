@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import tzinfo
+from dataclasses import dataclass, field
+from datetime import datetime, tzinfo
 
 from dlms_connector.config.reading import ObjectDefinition
-from dlms_connector.cosem.clock import decode_clock, encode_clock
+from dlms_connector.cosem.clock import decode_clock, encode_clock, encode_parts
 from dlms_connector.cosem.services import AttributeRef, Selection
 from dlms_connector.cosem.values import DataType, TypedValue, Value, array, structure
 from dlms_connector.errors import DecodeError
+from dlms_connector.meter.profile_book import (
+    CLOCK_UNREADABLE,
+    TIME_UNKNOWN,
+    UNKNOWN_COLUMN_COUNT,
+    UNKNOWN_COLUMNS,
+)
 from dlms_connector.meter.reading import Plain, Reading, apply_definition
 from dlms_connector.obis import Obis
 
 PROFILE_CLASS = 7
 CLOCK_CLASS = 8
+DATA_CLASS = 1
 CLOCK = AttributeRef(CLOCK_CLASS, Obis(0, 0, 1, 0, 0), 2)
 RANGE, ENTRY = 1, 2
 MAX_COLUMNS = 200
+HOUR_MS = 3_600_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,18 +43,35 @@ class Column:
     def is_clock(self) -> bool:
         return self.ref.class_id == CLOCK_CLASS and self.ref.attribute == 2
 
+    @property
+    def is_unix_clock(self) -> bool:
+        """Seconds since 1970 in a data object: 0-0:1.1.0, or the clock's own name 0-0:1.0.0."""
+        return is_unix_clock(self.ref)
+
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Columns and the capture period in seconds (0 for logs that are not periodic)."""
+    """Columns and the capture period in seconds (0 where there is none, or the meter does not say)."""
 
     columns: tuple[Column, ...]
     capture_period_s: int
 
     @property
     def clock_index(self) -> int | None:
-        """Which column is the row's time."""
-        return next((index for index, column in enumerate(self.columns) if column.is_clock), None)
+        """Which column is the row's time: the clock object's, else seconds since 1970."""
+        clocks = [index for index, column in enumerate(self.columns) if column.is_clock]
+        clocks += [index for index, column in enumerate(self.columns) if column.is_unix_clock]
+        return clocks[0] if clocks else None
+
+
+def is_unix_clock(ref: AttributeRef) -> bool:
+    """Whether an attribute by its name holds seconds since 1970 (Blue Book: UNIX clock, 0-b:1.1.0)."""
+    names = ((1, 1, 0), (1, 0, 0))
+    return (
+        ref.class_id == DATA_CLASS
+        and ref.attribute == 2
+        and (ref.obis.a, ref.obis[2:5]) in [(0, name) for name in names]
+    )
 
 
 def parse_capture_objects(value: Value, keys: Mapping[str, str | None]) -> tuple[Column, ...]:
@@ -88,29 +113,68 @@ def _key_for(ref: AttributeRef, wanted: Mapping[str, str | None]) -> str | None:
         return wanted[exact]
     if plain in wanted and ref.attribute in (2, 3):
         return wanted[plain]
-    if wanted or (ref.class_id == CLOCK_CLASS and ref.attribute == 2):
+    if wanted or is_unix_clock(ref) or (ref.class_id == CLOCK_CLASS and ref.attribute == 2):
         return None
     return plain if ref.attribute == 2 else exact
 
 
-def range_selection(
-    from_ms: int, to_ms: int, zone: tzinfo, *, deviation_reversed: bool, clock: AttributeRef = CLOCK
-) -> Selection:
-    """Selective access by range of the clock column, both ends included.
+def range_ends(from_ms: int, to_ms: int, ends: str, zone: tzinfo) -> tuple[int, int]:
+    """The moments that a range request names, epoch milliseconds: whole seconds or hours, outwards.
 
-    The ends are whole seconds, outwards: some meters refuse hundredths, and events of one second stay together.
+    Some meters refuse hundredths, and events of one second stay together. An end without deviation in the hour that
+    occurs twice may be understood as either: it moves outwards by that hour.
     """
+    if ends == "wholeHours":
+        return _floor(from_ms, HOUR_MS, zone), -_floor(-to_ms, HOUR_MS, zone, sign=-1)
+    first, last = from_ms // 1000 * 1000, -(-to_ms // 1000) * 1000
+    if ends == "noDeviation":
+        first -= HOUR_MS if _occurs_twice(first, zone) else 0
+        last += HOUR_MS if _occurs_twice(last, zone) else 0
+    return first, last
+
+
+def _floor(moment_ms: int, unit_ms: int, zone: tzinfo, *, sign: int = 1) -> int:
+    offset = _local(sign * moment_ms, zone).utcoffset()
+    offset_ms = sign * int(offset.total_seconds() * 1000) if offset else 0
+    return (moment_ms + offset_ms) // unit_ms * unit_ms - offset_ms
+
+
+def _local(moment_ms: int, zone: tzinfo) -> datetime:
+    return datetime.fromtimestamp(moment_ms // 1000, zone)
+
+
+def _occurs_twice(moment_ms: int, zone: tzinfo) -> bool:
+    local = _local(moment_ms, zone)
+    return local.replace(fold=0).utcoffset() != local.replace(fold=1).utcoffset()
+
+
+def range_selection(
+    from_ms: int,
+    to_ms: int,
+    zone: tzinfo,
+    *,
+    deviation_reversed: bool,
+    clock: AttributeRef = CLOCK,
+    ends: str = "deviation",
+) -> Selection:
+    """Selective access by range of the clock column, both ends included; `ends` as in `rangeEnds`."""
     restricting = structure(
         TypedValue(DataType.UINT16, clock.class_id),
         TypedValue(DataType.OCTET_STRING, clock.obis.to_bytes()),
         TypedValue(DataType.INT8, clock.attribute),
         TypedValue(DataType.UINT16, 0),
     )
-    ends = [
-        TypedValue(DataType.OCTET_STRING, encode_clock(moment, zone, deviation_reversed=deviation_reversed))
-        for moment in (from_ms // 1000 * 1000, -(-to_ms // 1000) * 1000)
-    ]
-    return Selection(RANGE, structure(restricting, *ends, array([])))
+
+    def end(moment_ms: int) -> TypedValue:
+        if clock.class_id == DATA_CLASS:
+            return TypedValue(DataType.UINT32, min(max(0, moment_ms // 1000), 0xFFFFFFFF))
+        if ends == "noDeviation":
+            return TypedValue(DataType.OCTET_STRING, encode_parts(_local(moment_ms, zone), None, None))
+        encoded = encode_clock(moment_ms, zone, deviation_reversed=deviation_reversed)
+        return TypedValue(DataType.OCTET_STRING, encoded)
+
+    first, last = range_ends(from_ms, to_ms, ends, zone)
+    return Selection(RANGE, structure(restricting, end(first), end(last), array([])))
 
 
 def entry_selection(first: int, last: int) -> Selection:
@@ -141,39 +205,194 @@ class Row:
     values: Sequence[Value]
 
 
+@dataclass(frozen=True, slots=True)
+class TimeRules:
+    """How the times and nulls of an answer are to be read.
+
+    `newest_first` is what the meter says of its order, None where it does not; no row of the answer is before
+    `earliest_ms` or after `latest_ms` (None: not known).
+    """
+
+    zone: tzinfo
+    deviation_reversed: bool = False
+    events: bool = False
+    null_values: str = "auto"
+    newest_first: bool | None = None
+    earliest_ms: int | None = None
+    latest_ms: int | None = None
+
+    def allows(self, moment: int | None) -> bool:
+        """Whether a row of the answer may have this time."""
+        if moment is None:
+            return True
+        early = self.earliest_ms is not None and moment < self.earliest_ms
+        return not early and (self.latest_ms is None or moment <= self.latest_ms)
+
+
+@dataclass(slots=True)
+class TimedRows:
+    """An answer taken apart: rows in the order they came in, and what is left out or odd with its reason."""
+
+    rows: list[Row] = field(default_factory=list)
+    left_out: list[tuple[str, Value]] = field(default_factory=list)
+    remarks: list[tuple[str, Value]] = field(default_factory=list)
+
+
 def timed_rows(
     buffer: Value, layout: Layout, zone: tzinfo, *, deviation_reversed: bool, events: bool
 ) -> Iterator[Row]:
-    """Rows with their moments; a row that has none, or another shape, is left out.
+    """Rows with their moments in the order they came in; a row that has none, or another shape, is left out."""
+    rules = TimeRules(zone, deviation_reversed=deviation_reversed, events=events)
+    return iter(time_rows(buffer, layout, rules).rows)
 
-    A null timestamp means one capture period after the row before. Two events of the same moment are put one
-    millisecond apart, because ThingsBoard keeps one value for a key and moment.
+
+def has_null_clock(buffer: Value, layout: Layout) -> bool:
+    """Whether the meter left out a time that has to be computed."""
+    return isinstance(buffer, list) and any(_clock_of(row, layout) is None for row in buffer)
+
+
+def time_rows(buffer: Value, layout: Layout, rules: TimeRules) -> TimedRows:
+    """Give each row its moment and its unchanged values, or the reason why it is left out.
+
+    A null timestamp means one capture period after the row before, or before it where the newest comes first. Two
+    events of the same moment are put one millisecond apart, because ThingsBoard keeps one value for a key and moment.
     """
-    clock_index = layout.clock_index
-    if not isinstance(buffer, list) or clock_index is None:
-        return
-    previous: int | None = None
-    for row in buffer:
-        if not isinstance(row, (tuple, list)) or len(row) != len(layout.columns):
+    result = TimedRows()
+    if not isinstance(buffer, list) or layout.clock_index is None:
+        return result
+    clocks = [_clock_of(row, layout) for row in buffer]
+    moments = _moments(clocks, layout.capture_period_s * 1000, rules)
+    carry = rules.null_values == "carry" or (rules.null_values == "auto" and None in clocks)
+    before: Sequence[Value] = ()
+    for row, clock, moment in zip(buffer, clocks, moments, strict=True):
+        if clock is _NO_ROW or not isinstance(row, (tuple, list)):
+            before = ()
+            result.left_out.append((UNKNOWN_COLUMN_COUNT, row))
             continue
-        moment = _moment(row[clock_index], zone, deviation_reversed)
-        if moment is None and row[clock_index] is None and previous is not None:
-            moment = previous + layout.capture_period_s * 1000
+        values = _known_values(row, before if carry else (), layout)
+        before = values
         if moment is None:
+            result.left_out.append((TIME_UNKNOWN if clock is None else CLOCK_UNREADABLE, row))
             continue
-        if events and previous is not None and moment <= previous < moment + 1000:
-            moment = previous + 1
-        previous = moment
-        yield Row(moment, row)
+        if len(row) > len(layout.columns):
+            result.remarks.append((UNKNOWN_COLUMNS, row))
+        result.rows.append(Row(moment, values))
+    if rules.events:
+        result.rows = _apart(result.rows, rules)
+    return result
+
+
+_NO_ROW = "no row"
+_FIRST_UNIX_S, _END_UNIX_S = 946_684_800, 4_102_444_800  # 2000 to 2100: zero and the like are no time
+
+
+def _clock_of(row: Value, layout: Layout) -> Value:
+    """The cell that bears the row's time; `_NO_ROW` where it has fewer values than the layout has columns."""
+    if not isinstance(row, (tuple, list)) or layout.clock_index is None or len(row) < len(layout.columns):
+        return _NO_ROW
+    return row[layout.clock_index]
+
+
+def _known_values(row: Sequence[Value], before: Sequence[Value], layout: Layout) -> Sequence[Value]:
+    """The values of known columns; nulls are those of the row before, its clock alone is each row's own."""
+    count = len(layout.columns)
+    values = row if len(row) == count else row[:count]
+    if not before or None not in values:
+        return values
+    return tuple(
+        before[index] if value is None and index != layout.clock_index else value
+        for index, value in enumerate(values)
+    )
+
+
+def _moments(clocks: Sequence[Value], period_ms: int, rules: TimeRules) -> list[int | None]:
+    """The time of each row, None where it has none."""
+    known = [_moment(clock, rules.zone, rules.deviation_reversed) for clock in clocks]
+    if None not in clocks:
+        return known
+    steps = _steps(clocks, known)
+    if period_ms <= 0:
+        return _filled(clocks, known, steps.pop() if len(steps) == 1 else None)
+    forwards, backwards = _filled(clocks, known, period_ms), _filled(clocks, known, -period_ms)
+    rises, falls = any(step > 0 for step in steps), any(step < 0 for step in steps)
+    if rises != falls:
+        return forwards if rises else backwards
+    first, second = (backwards, forwards) if rules.newest_first else (forwards, backwards)
+    if all(map(rules.allows, first)) or not all(map(rules.allows, second)):
+        return first
+    return second  # what the meter says of its order leads to times that no row of this answer can have
+
+
+def _steps(clocks: Sequence[Value], known: Sequence[int | None]) -> set[float]:
+    """Milliseconds from row to row, as rows that bear their time tell; negative where the newest comes first."""
+    steps: set[float] = set()
+    last: tuple[int, int] | None = None
+    for index, (clock, moment) in enumerate(zip(clocks, known, strict=True)):
+        if moment is not None:
+            if last is not None and moment != last[1]:
+                steps.add((moment - last[1]) / (index - last[0]))
+            last = index, moment
+        elif clock is not None:
+            last = None  # a time was written and cannot be read: it may have been any
+    return steps
+
+
+def _filled(clocks: Sequence[Value], known: Sequence[int | None], step_ms: float | None) -> list[int | None]:
+    """The known times, and those that follow from the row before them by one step each."""
+    filled: list[int | None] = []
+    last: int | None = None
+    for clock, moment in zip(clocks, known, strict=True):
+        if clock is not None:
+            last = moment
+        elif last is not None:
+            last = None if step_ms is None else last + round(step_ms)
+        filled.append(last)
+    return filled
+
+
+def _apart(rows: list[Row], rules: TimeRules) -> list[Row]:
+    """Events of one second a millisecond apart, the older first whichever way the answer runs."""
+    falls = rows[0].ts_ms > rows[-1].ts_ms if len(rows) > 1 else False
+    if len(rows) > 1 and rows[0].ts_ms == rows[-1].ts_ms:
+        falls = bool(rules.newest_first)
+    apart: list[Row] = []
+    for row in reversed(rows) if falls else rows:
+        previous = apart[-1].ts_ms if apart else None
+        crowded = previous is not None and row.ts_ms <= previous < row.ts_ms + 1000
+        apart.append(Row(previous + 1, row.values) if crowded and previous is not None else row)
+    return apart[::-1] if falls else apart
+
+
+def distinct_rows(rows: Sequence[Row], layout: Layout) -> tuple[list[Row], list[Row]]:
+    """Rows of a load profile one for each moment, and those left over: the first that holds a value stays."""
+    kept: dict[int, Row] = {}
+    left: list[Row] = []
+    for row in rows:
+        other = kept.get(row.ts_ms)
+        if other is None:
+            kept[row.ts_ms] = row
+        elif _is_empty(other, layout) and not _is_empty(row, layout):
+            kept[row.ts_ms] = row
+            left.append(other)
+        else:
+            left.append(row)
+    return list(kept.values()), left
+
+
+def _is_empty(row: Row, layout: Layout) -> bool:
+    return all(value is None for index, value in enumerate(row.values) if index != layout.clock_index)
 
 
 def _moment(value: Value, zone: tzinfo, deviation_reversed: bool) -> int | None:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value * 1000 if _FIRST_UNIX_S <= value < _END_UNIX_S else None
     if not isinstance(value, bytes):
         return None
     try:
-        return decode_clock(value).to_epoch_ms(zone, deviation_reversed=deviation_reversed)
+        clock = decode_clock(value, lenient=True)
     except DecodeError:
         return None
+    return clock.to_epoch_ms(zone, deviation_reversed=deviation_reversed)
 
 
 _AS_IT_IS = ObjectDefinition.model_construct(

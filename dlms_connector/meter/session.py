@@ -403,6 +403,11 @@ class MeterSession:
         with self._exchange() as association:
             return services.get(association, ref, selection)
 
+    def get_encoded(self, ref: AttributeRef, selection: Selection | None = None) -> bytes:
+        """Read any attribute as encoded A-XDR, with whatever the meter sent behind it. Errors as in `get`."""
+        with self._exchange() as association:
+            return services.get_raw(association, services.get_request(ref, selection), ref)
+
     def get_typed(self, ref: AttributeRef) -> TypedValue:
         """Read any attribute with its A-XDR type, e.g. to write it back."""
         with self._exchange() as association:

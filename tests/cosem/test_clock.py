@@ -120,3 +120,22 @@ def test_a_day_has_as_many_hours_as_it_has(hours: int) -> None:
     stamps = range(int(first.timestamp() * 1000), end_ms, 900_000)
     read_back = {decode_clock(encode_clock(stamp, BERLIN)).to_epoch_ms(BERLIN) for stamp in stamps}
     assert len(read_back) == hours * 4
+
+
+@pytest.mark.parametrize(
+    "raw",
+    ["07e9010108000000640000 00", "07e9010101000000000f00 00", "07e901010100000000 7fff 00"],
+    ids=["weekday and hundredths", "deviation", "a large deviation"],
+)
+def test_a_moment_stands_without_the_fields_that_no_moment_needs(raw: str) -> None:
+    octets = bytes.fromhex(raw.replace(" ", ""))
+    with pytest.raises(DecodeError):
+        decode_clock(octets)
+    value = decode_clock(octets, lenient=True)
+    assert value.isoformat().startswith("2025-01-01T00:00:00")
+    assert value.to_epoch_ms(ZoneInfo("UTC")) == ms("2025-01-01T00:00:00+00:00")
+
+
+def test_a_part_that_a_moment_needs_is_an_error_all_the_same() -> None:
+    with pytest.raises(DecodeError):
+        decode_clock(bytes.fromhex("07e90d01010000000000 0000".replace(" ", "")), lenient=True)

@@ -1,0 +1,485 @@
+"""Rows of profiles that meters write in their own ways: each is delivered right, or counted with its reason."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timezone
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from dlms_connector.cosem.clock import encode_clock
+from dlms_connector.cosem.services import AttributeRef
+from dlms_connector.cosem.values import Value
+from dlms_connector.errors import DlmsConnectorError
+from dlms_connector.meter.profile import Window
+from dlms_connector.meter.profile_book import (
+    BYTES_BEHIND,
+    CLOCK_UNREADABLE,
+    DUPLICATE_TIME,
+    OUTSIDE,
+    TIME_UNKNOWN,
+    UNKNOWN_COLUMN_COUNT,
+    UNKNOWN_COLUMNS,
+    RowBook,
+)
+from dlms_connector.meter.profile_rows import (
+    CLOCK,
+    Column,
+    Layout,
+    TimeRules,
+    distinct_rows,
+    parse_capture_objects,
+    range_ends,
+    range_selection,
+    row_readings,
+    time_rows,
+)
+from dlms_connector.obis import Obis
+from dlms_connector.simulator.objects import AccessResult, Refused
+from tests.meter.test_profile import NOW_S, PROFILE, SERIAL, Scene, scene
+
+UTC = timezone.utc
+ENERGY = AttributeRef(3, Obis(1, 0, 1, 8, 0), 2)
+MADRID = ZoneInfo("Europe/Madrid")
+MIDNIGHT_S = int(datetime(2026, 3, 1, tzinfo=UTC).timestamp())
+QUARTER_MS = 900_000
+
+
+def layout(period_s: int = 900) -> Layout:
+    return Layout((Column(CLOCK, 0, None), Column(ENERGY, 0, "energy")), period_s)
+
+
+def at(minutes: int) -> bytes:
+    return encode_clock((MIDNIGHT_S + minutes * 60) * 1000, UTC)
+
+
+def minutes_of(buffer: list[Value], period_s: int = 900, **rules: Any) -> list[float]:
+    timed = time_rows(buffer, layout(period_s), TimeRules(UTC, **rules))
+    return [(row.ts_ms / 1000 - MIDNIGHT_S) / 60 for row in timed.rows]
+
+
+def values_of(buffer: list[Value], **rules: Any) -> list[Any]:
+    timed = time_rows(buffer, layout(), TimeRules(UTC, **rules))
+    return [[reading.value for reading in row_readings(row, layout())] for row in timed.rows]
+
+
+# D1: a null value is the value of the row before
+
+
+UNCHANGED: list[Value] = [(at(0), 1000), (None, 1001), (None, None), (None, 1003)]
+
+
+def test_an_unchanged_value_is_that_of_the_row_before() -> None:
+    assert values_of(UNCHANGED) == [[1000], [1001], [1001], [1003]]
+    assert minutes_of(UNCHANGED) == [0, 15, 30, 45]
+
+
+def test_a_null_before_any_value_is_absent() -> None:
+    assert values_of([(at(0), None), (None, None), (None, 5), (None, None)]) == [[], [], [5], [5]]
+
+
+def test_a_null_where_every_time_is_written_is_a_missing_value() -> None:
+    every_time: list[Value] = [(at(0), 1000), (at(15), None), (at(30), 1003)]
+    assert values_of(every_time) == [[1000], [], [1003]]
+    assert values_of(every_time, null_values="carry") == [[1000], [1000], [1003]]
+    assert values_of(UNCHANGED, null_values="skip") == [[1000], [1001], [], [1003]]
+
+
+# D2: the sound fields of a clock
+
+
+def with_byte(raw: bytes, position: int, *octets: int) -> bytes:
+    return raw[:position] + bytes(octets) + raw[position + len(octets) :]
+
+
+@pytest.mark.parametrize(
+    ("position", "octets"),
+    [(4, (8,)), (8, (100,)), (9, (0x0F, 0x00)), (4, (0xFE,)), (9, (0x7F, 0xFF))],
+    ids=["weekday 8", "hundredths 100", "deviation 0F00", "weekday 254", "deviation 7FFF"],
+)
+def test_an_unsound_field_that_no_time_needs_costs_no_row(position: int, octets: tuple[int, ...]) -> None:
+    assert minutes_of([(with_byte(at(15), position, *octets), 1)]) == [15]
+
+
+@pytest.mark.parametrize(("position", "octet"), [(2, 13), (3, 32), (5, 24), (6, 60), (7, 60), (0, 0)])
+def test_an_unsound_time_is_counted(position: int, octet: int) -> None:
+    raw = with_byte(at(15), position, octet, *((0,) if position == 0 else ()))
+    timed = time_rows([(raw, 1), (at(30), 2)], layout(), TimeRules(UTC))
+    assert [reason for reason, _ in timed.left_out] == [CLOCK_UNREADABLE]
+    assert len(timed.rows) == 1
+
+
+def test_a_null_time_after_an_unreadable_one_is_not_invented() -> None:
+    timed = time_rows([(at(0), 1), (b"\xff" * 12, 2), (None, 3)], layout(), TimeRules(UTC))
+    assert [reason for reason, _ in timed.left_out] == [CLOCK_UNREADABLE, TIME_UNKNOWN]
+
+
+# D3: more or fewer values than columns
+
+
+def test_known_columns_of_a_longer_row_are_kept_and_told() -> None:
+    timed = time_rows([(at(0), 1, 77), (at(15), 2)], layout(), TimeRules(UTC))
+    assert [list(row.values)[1:] for row in timed.rows] == [[1], [2]]
+    assert [reason for reason, _ in timed.remarks] == [UNKNOWN_COLUMNS]
+    assert row_readings(timed.rows[0], layout())[0].value == 1
+
+
+@pytest.mark.parametrize("row", [(at(0),), (), 5, None])
+def test_a_row_that_misses_columns_is_left_out_with_its_reason(row: Value) -> None:
+    timed = time_rows([row, (at(15), 2)], layout(), TimeRules(UTC))
+    assert timed.left_out == [(UNKNOWN_COLUMN_COUNT, row)]
+    assert len(timed.rows) == 1
+
+
+# D4: newest first
+
+
+NEWEST_FIRST: list[Value] = [(at(45), 4), (None, 3), (None, 2), (None, 1)]
+
+
+def now_at(minutes: int) -> int:
+    return (MIDNIGHT_S + minutes * 60) * 1000
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [{"newest_first": True}, {"latest_ms": now_at(50)}, {"newest_first": False, "latest_ms": now_at(50)}],
+    ids=["by sort method", "by sense", "by sense against the sort method"],
+)
+def test_null_times_run_backwards_where_the_newest_comes_first(rules: dict[str, Any]) -> None:
+    assert minutes_of(NEWEST_FIRST, **rules) == [45, 30, 15, 0]
+
+
+def test_null_times_run_forwards_where_nothing_says_otherwise() -> None:
+    assert minutes_of(NEWEST_FIRST) == [45, 60, 75, 90]
+    assert minutes_of(NEWEST_FIRST, newest_first=False, latest_ms=now_at(90)) == [45, 60, 75, 90]
+
+
+def test_rows_that_bear_their_time_tell_the_order_better_than_the_sort_method() -> None:
+    buffer: list[Value] = [(at(45), 4), (None, 3), (at(15), 2), (None, 1)]
+    assert minutes_of(buffer, newest_first=False) == [45, 30, 15, 0]
+
+
+def test_where_both_orders_are_impossible_the_sort_method_is_believed() -> None:
+    assert minutes_of(NEWEST_FIRST, newest_first=False, earliest_ms=now_at(45), latest_ms=now_at(50)) == [
+        45,
+        60,
+        75,
+        90,
+    ]
+
+
+def test_a_capture_period_of_zero_is_unknown() -> None:
+    timed = time_rows([(at(0), 1), (None, 2)], layout(0), TimeRules(UTC))
+    assert [reason for reason, _ in timed.left_out] == [TIME_UNKNOWN]
+    assert minutes_of([(at(0), 1), (None, 2), (at(20), 3), (None, 4)], period_s=0) == [0, 10, 20, 30]
+    assert minutes_of([(at(20), 1), (at(15), 2), (None, 3)], period_s=0) == [20, 15, 10]
+    assert minutes_of([(at(0), 1), (at(5), 2), (at(20), 3), (None, 4)], period_s=0) == [0, 5, 20]
+
+
+def test_events_of_one_second_keep_their_order_whichever_end_comes_first() -> None:
+    oldest = time_rows([(at(0), 1), (at(0), 2), (at(1), 3)], layout(0), TimeRules(UTC, events=True)).rows
+    newest = time_rows([(at(1), 3), (at(0), 2), (at(0), 1)], layout(0), TimeRules(UTC, events=True)).rows
+    assert {(row.ts_ms, row.values[1]) for row in oldest} == {(row.ts_ms, row.values[1]) for row in newest}
+
+
+# D6: seconds since 1970
+
+
+def capture_object(class_id: int, obis: Obis) -> Value:
+    return (class_id, obis.to_bytes(), 2, 0)
+
+
+@pytest.mark.parametrize("obis", [Obis(0, 0, 1, 1, 0), Obis(0, 3, 1, 1, 0), Obis(0, 0, 1, 0, 0)])
+def test_a_unix_time_column_is_the_clock(obis: Obis) -> None:
+    columns = parse_capture_objects([capture_object(1, obis), capture_object(3, ENERGY.obis)], {})
+    unix = Layout(columns, 900)
+    assert (unix.clock_index, columns[0].key) == (0, None)
+    timed = time_rows([(MIDNIGHT_S, 1), (None, 2), (0, 3)], unix, TimeRules(UTC))
+    assert [row.ts_ms for row in timed.rows] == [MIDNIGHT_S * 1000, MIDNIGHT_S * 1000 + QUARTER_MS]
+    assert [reason for reason, _ in timed.left_out] == [CLOCK_UNREADABLE]
+
+
+def test_a_clock_object_goes_before_a_unix_time_column() -> None:
+    objects: list[Value] = [capture_object(1, Obis(0, 0, 1, 1, 0)), capture_object(8, CLOCK.obis)]
+    assert Layout(parse_capture_objects(objects, {}), 900).clock_index == 1
+    assert (
+        Layout(parse_capture_objects([capture_object(1, Obis(0, 0, 96, 1, 0))], {}), 900).clock_index is None
+    )
+
+
+def test_a_range_of_a_unix_time_column_has_seconds_as_ends() -> None:
+    clock = AttributeRef(1, Obis(0, 0, 1, 1, 0), 2)
+    first_ms = MIDNIGHT_S * 1000
+    selection = range_selection(first_ms + 1, first_ms + 1001, UTC, deviation_reversed=False, clock=clock)
+    encoded = selection.to_bytes().hex()
+    assert "1200010906000001010" in encoded
+    assert f"06{MIDNIGHT_S:08x}06{MIDNIGHT_S + 2:08x}0100" in encoded
+
+
+# Ends of a range
+
+
+def test_ends_of_whole_hours_go_outwards_in_local_time() -> None:
+    zone = ZoneInfo("Asia/Kolkata")  # its hours begin at half past
+    first_ms = MIDNIGHT_S * 1000 + 1
+    ends = range_ends(first_ms, first_ms, "wholeHours", zone)
+    assert [(moment / 1000 - MIDNIGHT_S) / 60 for moment in ends] == [-30, 30]
+
+
+def test_ends_without_deviation_take_in_the_hour_that_occurs_twice() -> None:
+    twice_ms = int(datetime(2026, 10, 25, 2, 30, tzinfo=MADRID, fold=1).timestamp() * 1000)
+    assert range_ends(twice_ms, twice_ms, "noDeviation", MADRID) == (
+        twice_ms - 3_600_000,
+        twice_ms + 3_600_000,
+    )
+    selection = range_selection(twice_ms, twice_ms, UTC, deviation_reversed=False, ends="noDeviation")
+    assert selection.to_bytes().hex().count("8000ff") == 2
+
+
+# The book
+
+
+def test_the_book_balances_and_tells_each_reason_once() -> None:
+    told: list[str] = []
+    book = RowBook(told.append)
+    book.deliver(3)
+    for _ in range(2):
+        book.leave_out(CLOCK_UNREADABLE, (b"\x07\xe9", 5, None))
+    book.leave_out(OUTSIDE, (at(0), 1))
+    book.remark(UNKNOWN_COLUMNS, (at(0), 1, 2))
+    assert book.balances
+    assert (book.received, book.delivered) == (6, 3)
+    assert book.left_out == {CLOCK_UNREADABLE: 2, OUTSIDE: 1}
+    assert book.example == "clock unreadable: (07E9, 5, null)"
+    assert len(told) == 2
+    assert "07E9" in told[0]
+
+
+def test_of_two_rows_of_one_time_the_first_with_a_value_stays() -> None:
+    buffer: list[Value] = [(at(0), None), (at(0), 7), (at(0), 8), (at(15), 9)]
+    rows = time_rows(buffer, layout(), TimeRules(UTC)).rows
+    kept, left = distinct_rows(rows, layout())
+    assert [row.values[1] for row in kept] == [7, 9]
+    assert len(left) == 2
+
+
+# On a line
+
+
+def answering(scene_: Scene, answer: Callable[[int], bytes | int]) -> list[int]:
+    """Let the meter give its buffer so: bytes, or a result code; gives the selectors asked for (0: the whole)."""
+    asked: list[int] = []
+    device = scene_.fleet.device(SERIAL)
+    key = AttributeRef(7, PROFILE, 2).to_bytes()
+    read = device.read
+
+    def given(selector: int) -> bytes:
+        asked.append(selector)
+        result = answer(selector)
+        if isinstance(result, int):
+            raise Refused(result)
+        return result
+
+    def whole(descriptor: bytes) -> bytes:
+        return given(0) if descriptor == key else read(descriptor)
+
+    def change() -> None:
+        device.read = whole  # type: ignore[method-assign]
+        device.read_selected = lambda descriptor, selector, _: given(selector)  # type: ignore[method-assign]
+
+    scene_.fleet.call(change)
+    return asked
+
+
+def two_columns(scene_: Scene, clock: str = "0204 120008 09060000010000ff 0f02 120000") -> None:
+    raw = f"0102 {clock} 0204 120003 09060100010800ff 0f02 120000".replace(" ", "")
+    scene_.fleet.override(SERIAL, 7, PROFILE, 3, bytes.fromhex(raw))
+
+
+def array_of(*rows: bytes) -> bytes:
+    return bytes((1, len(rows))) + b"".join(rows)
+
+
+def cells(clock: bytes | None, *values: int | None) -> bytes:
+    head = bytes((2, 1 + len(values)))
+    time_cell = b"\x00" if clock is None else b"\x09\x0c" + clock
+    return (
+        head
+        + time_cell
+        + b"".join(b"\x00" if value is None else b"\x06" + value.to_bytes(4, "big") for value in values)
+    )
+
+
+LATEST_S = NOW_S // 900 * 900
+SIX_HOURS = Window(NOW_S * 1000 - 6 * 3_600_000, NOW_S * 1000)
+
+
+def clock_before(quarters: int) -> bytes:
+    return encode_clock((LATEST_S - quarters * 900) * 1000, UTC)
+
+
+@pytest.mark.parametrize("sort_method", [1, 2])
+def test_a_meter_that_gives_the_newest_first_with_null_times(sort_method: int) -> None:
+    with scene(NOW_S) as it, it.associated() as session:
+        two_columns(it)
+        it.fleet.override(SERIAL, 7, PROFILE, 5, bytes((22, sort_method)))
+        rows = array_of(cells(clock_before(0), 9), *(cells(None, value) for value in (8, 7, 6)))
+        answering(it, lambda _: rows)
+        got = it.reader.rows(session, SIX_HOURS)
+        assert [row.ts_ms // 1000 for row in got] == [LATEST_S - 900 * back for back in (3, 2, 1, 0)]
+        assert [row.values[1] for row in got] == [6, 7, 8, 9]
+        assert it.reader.book.balances
+
+
+def test_longer_rows_are_kept_and_the_layout_is_not_read_for_each_of_them() -> None:
+    with scene(NOW_S) as it, it.associated() as session:
+        two_columns(it)
+        answering(it, lambda _: array_of(cells(clock_before(1), 5, 77), cells(clock_before(0), 6, 78)))
+        assert [row.values[1] for row in it.reader.rows(session, SIX_HOURS)] == [5, 6]
+        before = it.fleet.counters(SERIAL).requests
+        it.reader.rows(session, SIX_HOURS)
+        assert it.fleet.counters(SERIAL).requests - before == 1
+        assert it.reader.book.remarks == {UNKNOWN_COLUMNS: 4}
+        assert (it.reader.book.received, it.reader.book.delivered) == (4, 4)
+
+
+@pytest.mark.parametrize("code", [AccessResult.OTHER_REASON, AccessResult.OBJECT_UNAVAILABLE])
+def test_a_range_that_is_refused_because_it_holds_no_rows_is_asked_for_again(code: int) -> None:
+    with scene(NOW_S) as it, it.associated() as session:
+        two_columns(it)
+        empty = [True]
+        row = array_of(cells(clock_before(0), 6))
+
+        def answer(selector: int) -> bytes | int:
+            if selector == 1:
+                return int(code) if empty[0] else row
+            return int(code) if selector == 2 else row
+
+        asked = answering(it, answer)
+        long_ago = Window(SIX_HOURS.from_ms - 86_400_000, SIX_HOURS.to_ms - 86_400_000)
+        for _ in range(5):
+            assert it.reader.rows(session, long_ago) == []
+        assert it.reader.access == "range"
+        empty[0] = False
+        asked.clear()
+        assert len(it.reader.rows(session, SIX_HOURS)) == 1
+        assert asked == [1]
+        assert it.bench.state.get_all(SERIAL, "profile access 2") == {}
+        assert it.reader.book.left_out == {OUTSIDE: 5}
+        assert it.reader.book.balances
+
+
+def test_a_range_that_never_works_is_given_up_for_entries_and_tried_again_a_day_later() -> None:
+    with scene(NOW_S, profile_rows=200) as it, it.associated() as session:
+        device = it.fleet.device(SERIAL)
+        read_selected = device.read_selected
+        asked: list[int] = []
+        refused = [True]
+
+        def refusing(key: bytes, selector: int, parameters: Any) -> bytes:
+            asked.append(selector)
+            if selector == 1 and refused[0]:
+                raise Refused(AccessResult.OTHER_REASON)
+            return read_selected(key, selector, parameters)
+
+        it.fleet.call(lambda: setattr(device, "read_selected", refusing))
+        for _ in range(3):
+            assert it.reader.rows(session, SIX_HOURS)
+        assert asked.count(1) == 9  # three ways to write the ends
+        asked.clear()
+        assert it.reader.rows(session, SIX_HOURS)
+        assert set(asked) == {2}
+        assert it.bench.state.get_all(SERIAL, "profile access 2") == {str(PROFILE): "entry"}
+        refused[0] = False
+        it.time.now_s += 86_401
+        it.reader.rows(session, SIX_HOURS)
+        assert it.reader.access == "range"
+
+
+def test_what_an_earlier_release_believed_of_the_access_is_not_believed() -> None:
+    with scene(NOW_S) as it:
+        it.bench.state.put(SERIAL, "profile access", str(PROFILE), "whole")
+        it.restart()
+        assert it.reader.access == "range"
+
+
+@pytest.mark.parametrize(("setting", "tries"), [("auto", 2), ("noDeviation", 1)])
+def test_a_meter_that_takes_ends_without_deviation_alone(setting: str, tries: int) -> None:
+    with scene(NOW_S, profile={"rangeEnds": setting}) as it, it.associated() as session:
+        device = it.fleet.device(SERIAL)
+        read_selected = device.read_selected
+        asked: list[bytes] = []
+
+        def picky(key: bytes, selector: int, parameters: Any) -> bytes:
+            end: bytes = parameters.value[1].value
+            asked.append(end)
+            if end[9:11] != b"\x80\x00":
+                raise Refused(AccessResult.OTHER_REASON)
+            return read_selected(key, selector, parameters)
+
+        it.fleet.call(lambda: setattr(device, "read_selected", picky))
+        assert len(it.reader.rows(session, SIX_HOURS)) == 24
+        assert len(asked) == tries
+        assert len(it.reader.rows(session, SIX_HOURS)) == 24
+        assert len(asked) == tries + 1
+        assert it.reader.access == "range"
+
+
+def test_a_profile_with_unix_time_is_read_by_its_range() -> None:
+    with scene(NOW_S) as it, it.associated() as session:
+        two_columns(it, "0204 120001 09060000010100ff 0f02 120000")
+        row = bytes((2, 2, 6)) + LATEST_S.to_bytes(4, "big") + b"\x06\x00\x00\x00\x05"
+        asked = answering(it, lambda _: array_of(row))
+        rows = it.reader.rows(session, SIX_HOURS)
+        assert [(item.ts_ms, item.values[1]) for item in rows] == [(LATEST_S * 1000, 5)]
+        assert asked == [1]
+
+
+def test_bytes_behind_an_empty_array_are_told_and_the_cursor_does_not_move_over_them() -> None:
+    with scene(NOW_S) as it, it.associated() as session:
+        two_columns(it)
+        row = cells(clock_before(0), 6)
+        answers = [array_of() + row]
+        answering(it, lambda _: answers[0])
+        for _ in range(2):
+            with pytest.raises(DlmsConnectorError, match=f"{len(row)} bytes behind the value"):
+                it.task.step(session)
+            it.time.now_s = it.task.due_s()
+        assert session.is_open
+        assert it.task.behind_ms is None
+        assert it.reader.book.left_out == {BYTES_BEHIND: 2}
+        answers[0] = array_of(row)
+        while it.task.due_s() <= it.time.now_s:
+            it.task.step(session)
+        assert it.moments() == [LATEST_S]
+
+
+def test_rows_before_bytes_that_are_not_understood_are_delivered() -> None:
+    with scene(NOW_S, profile={"backfill": "1h"}) as it, it.associated() as session:
+        two_columns(it)
+        rows = [cells(clock_before(back), 10 - back) for back in (3, 2, 1)]
+        answering(it, lambda _: array_of(*rows) + b"\x02\x02")
+        it.task.step(session)
+        assert it.moments() == [LATEST_S - 900 * back for back in (3, 2, 1)]
+        assert it.reader.bytes_behind == 2
+        assert it.reader.book.balances
+
+
+def test_rows_that_are_no_array_are_an_error() -> None:
+    with scene(NOW_S) as it, it.associated() as session:
+        answering(it, lambda _: b"\x06\x00\x00\x00\x05")
+        with pytest.raises(DlmsConnectorError, match="no array"):
+            it.reader.rows(session, SIX_HOURS)
+        assert session.is_open
+
+
+def test_the_reader_counts_a_double_time_once_for_a_profile() -> None:
+    with scene(NOW_S) as it, it.associated() as session:
+        two_columns(it)
+        answering(it, lambda _: array_of(cells(clock_before(0), 5), cells(clock_before(0), 6)))
+        assert [row.values[1] for row in it.reader.rows(session, SIX_HOURS)] == [5]
+        assert it.reader.book.left_out == {DUPLICATE_TIME: 1}
+        assert it.reader.book.balances
