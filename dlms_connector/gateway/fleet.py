@@ -6,7 +6,7 @@ import random
 import resource
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from weakref import WeakValueDictionary
 
 from dlms_connector.config.reading import ProfileSettings
@@ -123,7 +123,7 @@ class Fleet:
                 announced=bool(self._state.get_all(name, _FACT_DEVICE).get("announced")),
                 on_announced=lambda: self._state.put(name, _FACT_DEVICE, "announced", True),
                 tasks=[
-                    *(self._profile_task(device, profile, book) for profile in device.profiles),
+                    *(self._profile_task(device, profile, book, event) for profile in device.profiles),
                     ClockTask(device, clock_seen),
                 ],
                 predecessor=_holders.get(identity),
@@ -131,8 +131,11 @@ class Fleet:
             _holders[identity] = poller.thread
         return poller
 
-    def _profile_task(self, device: DeviceSettings, profile: ProfileSettings, book: Book) -> ProfileTask:
-        reader = ProfileReader(device, profile, self._state)
+    def _profile_task(
+        self, device: DeviceSettings, profile: ProfileSettings, book: Book, event: Callable[[str], None]
+    ) -> ProfileTask:
+        reader = ProfileReader(device, profile, self._state, on_event=event)
+        book.profiles.append(reader.book)
         return ProfileTask(reader, device, self._state, lambda rows: self._uplink.deliver_rows(device, rows))
 
     def stop(self, deadline_s: float) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from dlms_connector.meter.batch_result import BatchResult
+from dlms_connector.meter.profile_book import RowBook
 
 
 @dataclass(slots=True)
@@ -20,6 +21,7 @@ class Book:
         refused: the meter said no to the object.
         held: numbers whose scaler is not known.
         failed: no answer, no value, or the gateway did not take it.
+        profiles: the books of its profiles' rows.
     """
 
     asked: int = 0
@@ -27,9 +29,13 @@ class Book:
     refused: int = 0
     held: int = 0
     failed: int = 0
-    rows_received: int = 0
-    rows_delivered: int = 0
-    rows_left_out: dict[str, int] = field(default_factory=dict)
+    profiles: list[RowBook] = field(default_factory=list)
+
+    @property
+    def balances(self) -> bool:
+        """Nothing was lost without a reason."""
+        polls = self.asked == self.delivered + self.refused + self.held + self.failed
+        return polls and all(rows.balances for rows in self.profiles)
 
     def count(self, result: BatchResult, *, taken: bool) -> int:
         """Book one batch; gives how many keys that were."""
@@ -52,7 +58,7 @@ class Book:
             "dlms_keysRefused": self.refused,
             "dlms_keysHeld": self.held,
             "dlms_keysFailed": self.failed,
-            "dlms_rowsReceived": self.rows_received,
-            "dlms_rowsDelivered": self.rows_delivered,
-            "dlms_rowsLeftOut": sum(self.rows_left_out.values()),
+            "dlms_rowsReceived": sum(rows.received for rows in self.profiles),
+            "dlms_rowsDelivered": sum(rows.delivered for rows in self.profiles),
+            "dlms_rowsLeftOut": sum(sum(rows.left_out.values()) for rows in self.profiles),
         }

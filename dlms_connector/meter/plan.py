@@ -23,6 +23,7 @@ from dlms_connector.obis import Obis
 # class -> attributes that carry a scaled value, and where its scaler_unit is (Blue Book 4.3)
 _SCALER_ATTRIBUTE = {3: ({2}, 3), 4: ({2}, 3), 5: ({2, 3}, 4)}
 MAX_LIST = 60
+PROFILE_CLASS = 7
 CLOCK_CLASS, CLOCK_TIME = 8, 2
 IDENTITY_VALUE = 2
 _MAX_PLANNED = 32  # sets of registers: one for each set of periods, more where registers are set aside

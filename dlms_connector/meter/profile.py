@@ -16,7 +16,6 @@ from datetime import datetime
 from dlms_connector.config.reading import ProfileSettings
 from dlms_connector.config.settings import DeviceSettings
 from dlms_connector.cosem.services import AttributeRef, Selection
-from dlms_connector.cosem.units import unit_text
 from dlms_connector.cosem.values import Value, decode
 from dlms_connector.errors import (
     DecodeError,
@@ -26,6 +25,7 @@ from dlms_connector.errors import (
     ObjectError,
     ServiceRefused,
 )
+from dlms_connector.meter.facts import ScalerUnknown, Standing
 from dlms_connector.meter.plan import scaler_ref
 from dlms_connector.meter.profile_book import (
     BYTES_BEHIND,
@@ -164,6 +164,8 @@ class ProfileReader:
         self.settings = settings
         self._wall_ms = wall_ms
         self.layout: Layout | None = None
+        self._scaled = False
+        self._generation = 0
         self.book = RowBook(lambda text: on_event(f"{settings.obis}: {text}"))
         self.bytes_behind = 0
         self.runs_backwards = False
@@ -186,31 +188,54 @@ class ProfileReader:
         return (now_s + (offset.total_seconds() if offset else 0.0)) % period_s
 
     def learn(self, session: MeterSession) -> Layout:
-        """Read the profile's columns and capture period once.
+        """Read the profile's columns and capture period once, and know the scalers of its columns.
 
         Raises:
             ObjectError: there is no such profile for this client.
+            ScalerUnknown: a column's scaler is not known now: the rows wait in the meter until it is.
             DlmsConnectorError: none of its columns is a clock.
         """
         if self.layout is None:
             columns = parse_capture_objects(session.get(self._ref(3)), self.settings.columns)
             period = session.get(self._ref(4))
-            scaled = []
-            for column in columns:
-                ref = scaler_ref(column.ref)
-                if ref is None or column.key is None:
-                    scaled.append(column)
-                    continue
-                exponent, unit = _scaler(session, ref)
-                scaled.append(replace(column, exponent=exponent, unit=unit))
-            layout = Layout(tuple(scaled), period if isinstance(period, int) else 0)
+            layout = Layout(columns, period if isinstance(period, int) else 0)
             if layout.clock_index is None:
                 raise DlmsConnectorError(
                     f"the profile {self.settings.obis} has no clock among its columns: its rows bear no time",
                     layer=Layer.DATA,
                 )
-            self.layout = layout
+            self.layout, self._scaled = layout, False
+        if not self._scaled or self._generation != session.facts.generation:
+            self._generation = session.facts.generation
+            self.layout = self._with_scalers(session, self.layout)
         return self.layout
+
+    def _with_scalers(self, session: MeterSession, layout: Layout) -> Layout:
+        """The layout with every scaler that is known; where one is refused for good, by the device's `unscaled`."""
+        refs = {
+            column: ref
+            for column in layout.columns
+            if column.key and (ref := scaler_ref(column.ref)) is not None
+        }
+        known = session.scalers(list(refs.values()))
+        columns = []
+        for column in layout.columns:
+            ref = refs.get(column)
+            scaler = known[ref] if ref is not None else None
+            if ref is None:
+                columns.append(column)
+            elif scaler is not None:
+                session.unscaled.discard(column.key or "")
+                columns.append(replace(column, exponent=scaler.exponent, unit=scaler.unit))
+            elif session.facts.standing(ref) is not Standing.NONE:
+                raise ScalerUnknown(ref, session.facts.why_unknown(ref))
+            elif session.device.unscaled == "deliver":
+                session.unscaled.add(column.key or "")
+                columns.append(replace(column, exponent=0, unit=""))
+            else:
+                columns.append(replace(column, key=None))
+        self._scaled = None not in known.values()
+        return Layout(tuple(columns), layout.capture_period_s)
 
     def rows(self, session: MeterSession, window: Window) -> list[Row]:
         """Rows of the window, oldest first; `book` counts them and those left out.
@@ -375,16 +400,6 @@ def _not_understood(message: str) -> DlmsConnectorError:
     )
 
 
-def _scaler(session: MeterSession, ref: AttributeRef) -> tuple[int, str]:
-    try:
-        value = session.get(ref)
-    except ObjectError:
-        return 0, ""
-    if isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], int):
-        return value[0], unit_text(value[1]) if isinstance(value[1], int) else ""
-    return 0, ""
-
-
 class ProfileTask:
     """Background work of a poller: keep one profile's record at the server without a hole.
 
@@ -440,7 +455,7 @@ class ProfileTask:
             self._halve_slice()
             raise
         except DlmsConnectorError as error:
-            pause_s = max(_RETRY_S, self._period_s())
+            pause_s = _RETRY_S if isinstance(error, ScalerUnknown) else max(_RETRY_S, self._period_s())
             if isinstance(error, ObjectError) and not error.transient:
                 pause_s = max(pause_s, self._refused_s)
             self._due_s = self._clock() + pause_s

@@ -28,7 +28,9 @@ from dlms_connector.errors import (
 )
 from dlms_connector.meter.facts import MeterFacts, Scaler
 from dlms_connector.meter.lists import ListLimit
-from dlms_connector.meter.plan import Batch, ReadPlan, Register
+from dlms_connector.meter.plan import PROFILE_CLASS, Batch, ReadPlan, Register
+from dlms_connector.meter.scaler_profiles import SCALER_PROFILES, scalers_of
+from dlms_connector.obis import Obis
 
 _NUMERIC_CLASSES = frozenset((3, 4, 5))
 _DISPUTES = 3  # in a row, between lists and single answers: the register is read alone from then on
@@ -56,6 +58,7 @@ class RegisterReader:
         self._settled = False
         self._generation = -1
         self._breaks: tuple[str, int] = ("", 0)
+        self._profile_scalers: tuple[Association, dict[tuple[int, Obis], tuple[int, str, str]]] | None = None
         self.came_in_list = False
         """Whether the last results came in a list, so that its word is still to be checked."""
         self.refresh_ms = 0
@@ -234,6 +237,8 @@ class RegisterReader:
         for ref, result in zip(wanted, self._read_refs(association, wanted), strict=True):
             parsed = None if isinstance(result, ObjectError) else parse_scaler_unit(result)
             if parsed is None:
+                parsed = self._from_scaler_profiles(association).get((ref.class_id, ref.obis))
+            if parsed is None:
                 reason = result.message if isinstance(result, ObjectError) else f"{result!r} is no scaler"
                 self._facts.refuse_scaler(ref, reason)
                 continue
@@ -242,6 +247,21 @@ class RegisterReader:
                 self._on_event(f"{ref.obis}: {note}")
             learned[ref] = Scaler(exponent, unit)
         self._facts.learn_scalers(learned)
+
+    def _from_scaler_profiles(self, association: Association) -> dict[tuple[int, Obis], tuple[int, str, str]]:
+        """What the scaler profiles of Indian meters tell, asked for once an association; nothing elsewhere."""
+        if self._profile_scalers is not None and self._profile_scalers[0] is association:
+            return self._profile_scalers[1]
+        scalers: dict[tuple[int, Obis], tuple[int, str, str]] = {}
+        for obis in SCALER_PROFILES:
+            columns = self._get_one(association, AttributeRef(PROFILE_CLASS, obis, 3))
+            if isinstance(columns, ObjectError):
+                continue
+            buffer = self._get_one(association, AttributeRef(PROFILE_CLASS, obis, 2))
+            if not isinstance(buffer, ObjectError):
+                scalers.update(scalers_of(columns, buffer))
+        self._profile_scalers = (association, scalers)
+        return scalers
 
     def _read_refs(self, association: Association, refs: Sequence[AttributeRef]) -> list[Value | ObjectError]:
         """Scalers by lists where lists work; what a list does not give well is asked for alone."""

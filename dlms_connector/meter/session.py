@@ -413,11 +413,6 @@ class MeterSession:
         with self._exchange() as association:
             return decode_typed(services.get_raw(association, services.get_request(ref), ref))[0]
 
-    def get_encoded(self, ref: AttributeRef, selection: Selection | None = None) -> bytes:
-        """Read any attribute as the A-XDR bytes that came, e.g. where more may be behind the value."""
-        with self._exchange() as association:
-            return services.get_raw(association, services.get_request(ref, selection), ref)
-
     def set(self, ref: AttributeRef, value: TypedValue) -> None:
         """Write one attribute. Raises ObjectError, ServiceRefused, LinkError."""
         with self._exchange() as association:
