@@ -64,6 +64,9 @@ class Quirks:
 
     refuse_lists: bool = False  # lists are answered with an ExceptionResponse though conformance offers them
     no_lists: bool = False  # conformance does not offer lists, and they are refused
+    max_list: int = 0  # longer lists are answered with this many results; 0 for no limit
+    lists_end_at_refusal: bool = False  # behind the first refused element all others are "object undefined"
+    octets_wrapped_in_lists: bool = False  # an octet-string in a list holds another octet-string
     ignore_rlrq: bool = False
     refuse_rlrq: bool = False  # ExceptionResponse
     challenge_bytes: int = 16

@@ -14,6 +14,7 @@ from dlms_connector.simulator.meter import (
     SET,
     ClientSettings,
     LogicalDevice,
+    Quirks,
     conformance_bits,
 )
 from dlms_connector.simulator.objects import AccessResult, Refused
@@ -140,15 +141,14 @@ class ServiceProvider:
             return NOT_SUPPORTED
         self._remaining = b""
         count, at = read_length(apdu, 3)
-        parts = [b"\xc4\x03", apdu[2:3], encode_length(count)]
         plain_end = at + 10 * count
         if len(apdu) == plain_end and not any(apdu[at + 9 : plain_end : 10]):
-            parts += [self._result(apdu[start : start + 9], None) for start in range(at, plain_end, 10)]
+            results = [self._result(apdu[start : start + 9], None) for start in range(at, plain_end, 10)]
         else:
             reader = _Reader(apdu, at)
-            for _ in range(count):
-                parts.append(self._result(reader.take(9), reader.selection()))
-        answer = b"".join(parts)
+            results = [self._result(reader.take(9), reader.selection()) for _ in range(count)]
+        results = _bent(results, quirks)
+        answer = b"".join((b"\xc4\x03", apdu[2:3], encode_length(len(results)), *results))
         if len(answer) <= self._max_pdu_bytes:
             return answer
         if not self.conformance & _BLOCK_GET_BIT:
@@ -316,3 +316,19 @@ class ServiceProvider:
         part, self._remaining = self._remaining[:size_bytes], self._remaining[size_bytes:]
         head = bytes((0xC7, 2, invoke_id, not self._remaining)) + self._block_number.to_bytes(4, "big")
         return head + encode_length(len(part)) + part
+
+
+def _bent(results: list[bytes], quirks: Quirks) -> list[bytes]:
+    """Results of a list as some meters give them."""
+    if quirks.max_list:
+        results = results[: quirks.max_list]
+    if quirks.octets_wrapped_in_lists:
+        results = [
+            result[:2] + encode_length(len(result) - 1) + result[1:] if result[:2] == b"\x00\x09" else result
+            for result in results
+        ]
+    if quirks.lists_end_at_refusal:
+        bad = next((index for index, result in enumerate(results) if result[0]), len(results))
+        undefined = bytes((1, AccessResult.OBJECT_UNDEFINED))
+        results = results[: bad + 1] + [undefined] * len(results[bad + 1 :])
+    return results
