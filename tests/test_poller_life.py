@@ -147,7 +147,7 @@ def test_a_poller_that_dies_is_started_again_and_it_is_told(
         poller = running.add(entry(fleet))
         with running:
             running.wait_for_readings(more=len(KEYS))
-            read = poller.session.read
+            read = poller.session.read_batch
             crashes = [CRASHES[name]() for _ in range(3)]
 
             def broken(batch: Any) -> Any:

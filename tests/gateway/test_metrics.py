@@ -21,6 +21,7 @@ from dlms_connector.gateway import metrics
 from dlms_connector.gateway.connector import DLMSConnector
 from dlms_connector.gateway.metrics import HealthCollector, MetricsEndpoint
 from dlms_connector.health import Health, MeterState
+from dlms_connector.meter.book import Book
 from dlms_connector.simulator.fleet import FleetSettings, SimulatedFleet
 from tests.gateway.test_lifecycle import Gateway, configuration
 from tests.support.pollers import RecordingLog, wait_until
@@ -33,9 +34,10 @@ class Poller:
 
     def __init__(self, **health: Any) -> None:
         self.health = Health(**health)
+        self.book = Book()
 
     def status(self) -> dict[str, str | int | float]:
-        return self.health.values()
+        return {**self.health.values(), **self.book.values()}
 
 
 def scrape(port: int, path: str = "/metrics", accept: str = "text/plain") -> tuple[int, str, str]:
@@ -129,8 +131,9 @@ def test_what_health_says_is_what_prometheus_reads(endpoint: MetricsEndpoint) ->
 def test_every_breaker_and_every_counter_of_health_is_known() -> None:
     shown = {key for _, key, _ in metrics._COUNTERS}
     counts = {"dlms_requests", "dlms_responses", "dlms_bytesSent", "dlms_bytesReceived", "dlms_reconnects"}
-    assert shown == counts | {"dlms_skippedCycles"}
-    assert shown <= set(HealthKey.__args__)  # type: ignore[attr-defined]
+    booked = set(Book().values())
+    assert shown == counts | {"dlms_skippedCycles"} | booked
+    assert shown - booked <= set(HealthKey.__args__)  # type: ignore[attr-defined]
 
 
 def test_openmetrics_for_who_asks_for_it(endpoint: MetricsEndpoint) -> None:
