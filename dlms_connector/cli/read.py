@@ -126,14 +126,15 @@ def _scaled(session: MeterSession, registers: list[Register]) -> list[dict[str, 
     rows: dict[Register, dict[str, Any]] = {}
     rest = registers
     while rest:
+        alone = session.on_trial
         try:
             session.learn_scalers(rest)
             for batch in session.plan.batch(rest):
                 rows.update(_rows(batch.registers, session.read_batch(batch)))
         except (LinkTimeout, LinkClosed):
-            if not session.on_trial:
+            if alone or not session.on_trial:
                 raise
-            session.open()  # a list was never answered: now each alone
+            session.open()  # a list was never answered: what comes next is asked for alone
         rest = [register for register in registers if register not in rows]
     return [rows[register] for register in registers]
 

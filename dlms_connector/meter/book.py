@@ -60,5 +60,5 @@ class Book:
             "dlms_keysFailed": self.failed,
             "dlms_rowsReceived": sum(rows.received for rows in self.profiles),
             "dlms_rowsDelivered": sum(rows.delivered for rows in self.profiles),
-            "dlms_rowsLeftOut": sum(sum(rows.left_out.values()) for rows in self.profiles),
+            "dlms_rowsLeftOut": sum(rows.left_out_rows for rows in self.profiles),
         }

@@ -19,7 +19,7 @@ from typing import NamedTuple
 from dlms_connector.config.settings import DeviceSettings
 from dlms_connector.cosem.services import AttributeRef
 from dlms_connector.cosem.units import MAX_SCALER
-from dlms_connector.errors import InvalidAnswer
+from dlms_connector.errors import InvalidAnswer, StateError
 from dlms_connector.meter.links import server_key
 from dlms_connector.state import StateStore
 
@@ -87,6 +87,7 @@ class MeterFacts:
         """Rises whenever facts were dropped: who keeps a copy asks again."""
         self._name = device.device_name
         self._state = state
+        self._told_state = False
         self._on_event = on_event
         self._wall_ms = wall_ms
         self._ask_again_ms = device.refused_register_period_ms
@@ -133,7 +134,7 @@ class MeterFacts:
         return refusals.reason if refusals is not None and refusals.reason else "not asked yet"
 
     def learn_scalers(self, scalers: dict[AttributeRef, Scaler]) -> None:
-        """The meter told these; kept on disk. Raises StateError."""
+        """The meter told these; kept on disk."""
         if not scalers:
             return
         until_ms = self._wall_ms() + LIFE_MS
@@ -145,13 +146,16 @@ class MeterFacts:
                 self.generation += 1
             self._scalers[key] = (scaler, until_ms)
             self._refused.pop(key, None)
-        self._state.put_many(
-            self._name,
-            _SCALERS,
-            {str(ref): list(scaler) for ref, scaler in scalers.items()},
-            cause=self._cause,
-            until_ms=until_ms,
-        )
+        self._keep(_SCALERS, {str(ref): list(scaler) for ref, scaler in scalers.items()}, until_ms)
+
+    def _keep(self, kind: str, values: dict[str, object], until_ms: int = 0) -> None:
+        """On disk if it can be: where not, it is known until the process ends, and that is told once."""
+        try:
+            self._state.put_many(self._name, kind, values, cause=self._cause, until_ms=until_ms)
+        except StateError as error:
+            if not self._told_state:
+                self._told_state = True
+                self._on_event(f"what is learned of the meter is not kept: {error.explain()}")
 
     def refuse_scaler(self, ref: AttributeRef, reason: str) -> None:
         """The meter did not tell it. After some refusals over some minutes that is an answer: there is none."""
@@ -168,11 +172,7 @@ class MeterFacts:
             refusals.again_ms = now_ms + self._ask_again_ms
 
     def identify(self, key: str, value: str) -> bool:
-        """An identifying object (firmware, serial number, system title) said this. True when facts were dropped.
-
-        Raises:
-            StateError.
-        """
+        """An identifying object (firmware, serial number, system title) said this. True when facts were dropped."""
         before = self._identity.get(key)
         if before == value:
             return False
@@ -182,7 +182,7 @@ class MeterFacts:
                 f"{key} was {before!r} and is {value!r} now: what was learned of the meter is asked again"
             )
             self.forget(keep_identity=True)
-        self._state.put(self._name, _IDENTITY, key, value, cause=self._cause)
+        self._keep(_IDENTITY, {key: value})
         return before is not None
 
     def forget(self, *, keep_identity: bool = False) -> None:
@@ -219,9 +219,7 @@ class MeterFacts:
         return None if fact.until_ms and fact.until_ms <= self._wall_ms() else fact.value
 
     def _learn_ability(self, key: str, value: int) -> None:
-        self._state.put(
-            self._name, _ABILITIES, key, value, cause=self._cause, until_ms=self._wall_ms() + LIFE_MS
-        )
+        self._keep(_ABILITIES, {key: value}, self._wall_ms() + LIFE_MS)
 
 
 def forget(state: StateStore, device_name: str, *, keep: Iterable[str] = ()) -> None:

@@ -40,7 +40,12 @@ class RowBook:
     @property
     def balances(self) -> bool:
         """No row was lost without a reason."""
-        return self.received == self.delivered + sum(self.left_out.values())
+        return self.received == self.delivered + self.left_out_rows
+
+    @property
+    def left_out_rows(self) -> int:
+        """How many rows were left out, for whatever reason; callable from any thread."""
+        return sum(list(self.left_out.values()))  # a copy: the poller may add a reason meanwhile
 
     def deliver(self, count: int) -> None:
         """Count rows that are handed over."""
