@@ -61,7 +61,7 @@ def command(
     if window.from_ms >= window.to_ms:
         raise CommandError("--from is not before --to")
     with open_meter(meter, tell_on_stderr) as session:
-        reader = ProfileReader(meter.device, settings, session.state)
+        reader = ProfileReader(meter.device, settings, session.state, on_event=tell_on_stderr)
         rows = _read(reader, session, window)
         layout = reader.learn(session)
     titled = titles(layout)
