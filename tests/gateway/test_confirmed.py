@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
 
+from dlms_connector.cosem.clock import encode_parts
 from dlms_connector.obis import Obis
 from dlms_connector.simulator.fleet import FleetSettings
 from dlms_connector.simulator.meter import MeterSettings, Quirks
@@ -67,3 +69,44 @@ def test_refusals_odd_lists_and_wrapped_clocks(installation: Installation) -> No
     assert "bad" not in server.telemetry(f"meter {ENDS}")
     assert '"voltage_l1" gave no value' in gateway.log_text()
     assert "lists of at most 2 attributes are used from now on" in gateway.log_text()
+
+
+def _odd_profile(installation: Installation, newest: datetime) -> None:
+    """Newest first; the first clock has weekday 8 and hundredths 100, the others are null; one value is unchanged."""
+    fleet, profile = installation.fleet, Obis(1, 0, 99, 1, 0)
+    stamp = encode_parts(newest, 0, 0)
+    stamp = stamp[:4] + b"\x08" + stamp[5:8] + b"\x64" + stamp[9:]
+    rows = [
+        b"\x09\x0c" + stamp + b"\x06\x00\x00\x00\x0a",
+        b"\x00\x06\x00\x00\x00\x09",
+        b"\x00\x00",
+        b"\x00\x06\x00\x00\x00\x07",
+    ]
+    columns = [
+        b"\x02\x04\x12\x00\x08\x09\x06" + Obis(0, 0, 1, 0, 0).to_bytes() + b"\x0f\x02\x12\x00\x00",
+        b"\x02\x04\x12\x00\x03\x09\x06" + Obis(1, 0, 1, 8, 0).to_bytes() + b"\x0f\x02\x12\x00\x00",
+    ]
+    fleet.override(REFUSED, 7, profile, 2, b"\x01\x04" + b"".join(b"\x02\x02" + row for row in rows))
+    fleet.override(REFUSED, 7, profile, 3, b"\x01\x02" + b"".join(columns))
+    fleet.override(REFUSED, 7, profile, 4, b"\x06\x00\x00\x03\x84")
+    fleet.override(REFUSED, 7, profile, 5, b"\x16\x02")
+
+
+def test_rows_with_unsound_and_null_clocks_newest_first(installation: Installation) -> None:
+    newest = datetime.now(timezone.utc).replace(microsecond=0) - timedelta(hours=2)
+    _odd_profile(installation, newest)
+    entry = device_entry(
+        installation.fleet, REFUSED, profiles=[{"obis": "1-0:99.1.0", "access": "whole", "slice": "1d"}]
+    )
+    installation.gateway({"devices": [entry]})
+    key = "1-0:1.8.0"
+    installation.wait(lambda: installation.count(REFUSED, key) >= 4, "four rows")
+    rows = dict(installation.server.telemetry(f"meter {REFUSED}")[key])
+    newest_ms = int(newest.timestamp() * 1000)
+    # The third row's value is null: unchanged against the row that was sent before it.
+    assert {(newest_ms - ts_ms) // 60_000: value for ts_ms, value in rows.items()} == {
+        0: 10,
+        15: 9,
+        30: 7,
+        45: 7,
+    }
