@@ -34,6 +34,14 @@ class BatchResult:
         return {**self.refused, **self.held, **self.failed}
 
 
+_NOTHING: dict[str, DlmsConnectorError] = {}
+
+
+def all_delivered(readings: list[Reading]) -> BatchResult:
+    """Every register gave a reading: nearly all polls, so they share what is empty."""
+    return BatchResult(readings, _NOTHING, _NOTHING, _NOTHING)
+
+
 def why_no_value(value: Plain) -> str:
     """Why ThingsBoard cannot store this; empty where it can."""
     if value is None:

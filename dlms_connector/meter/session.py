@@ -33,7 +33,7 @@ from dlms_connector.errors import (
 )
 from dlms_connector.link.channel import Channel
 from dlms_connector.link.line import Priority
-from dlms_connector.meter.batch_result import BatchResult, why_no_value
+from dlms_connector.meter.batch_result import BatchResult, all_delivered, why_no_value
 from dlms_connector.meter.counters import InvocationCounters
 from dlms_connector.meter.facts import MeterFacts, Scaler, ScalerUnknown, Standing
 from dlms_connector.meter.parameters import association_parameters, public_client
@@ -281,7 +281,8 @@ class MeterSession:
             LinkError: the association is over.
             ServiceRefused: the meter does not do GET at all.
         """
-        with self._exchange() as association:
+        try:  # not `_exchange`: this is the hot path
+            association = self._require_association()
             results = self._reader.read(association, batch)
             ts_ms = self._wall_ms()
             columns = batch.columns
@@ -289,9 +290,12 @@ class MeterSession:
             if filled is not None:
                 if ts_ms >= self._reader.refresh_ms:
                     self._reader.refresh(ts_ms)
-                return BatchResult(filled)
+                return all_delivered(filled)
             if self._reader.came_in_list:
                 results = self._reader.check(association, batch, results)
+        except LinkError:
+            self.abandon()
+            raise
         return self._sorted(batch, results, ts_ms)
 
     def _sorted(self, batch: Batch, results: Sequence[Value | ObjectError], ts_ms: int) -> BatchResult:
