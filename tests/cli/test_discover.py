@@ -3,6 +3,8 @@ import json
 import pytest
 
 from dlms_connector.config.loader import load_file
+from dlms_connector.cosem.values import DataType, TypedValue, encode, structure
+from dlms_connector.obis import Obis
 from dlms_connector.simulator.meter import ClientSettings, Quirks
 from tests.support.command_line import QUICK, run
 from tests.support.meter_file import NAME, meter_file
@@ -89,3 +91,21 @@ def test_a_meter_that_does_not_answer_is_explained():
     result = run("discover", "127.0.0.1:1", *QUICK)
     assert result.code == 1
     assert "did not answer" in result.err
+
+
+def test_a_miscounted_list_and_a_value_that_is_no_number_are_told(tmp_path):
+    voltage = Obis(1, 0, 32, 7, 0)
+    entry = structure(
+        TypedValue(DataType.UINT16, 3),
+        TypedValue(DataType.UINT8, 0),
+        TypedValue(DataType.OCTET_STRING, voltage.to_bytes()),
+    )
+    with one_meter() as fleet:
+        fleet.override(SERIAL, 15, Obis(0, 0, 40, 0, 0), 2, bytes((1, 2)) + encode(entry))
+        fleet.override(SERIAL, 3, voltage, 2, bytes.fromhex("177FC00000"))
+        result = run("discover", meter_file(tmp_path, fleet), NAME, "--json")
+    document = result.json()
+    assert result.code == 0
+    assert [(each["obis"], each["value"]) for each in document["objects"]] == [("1-0:32.7.0", None)]
+    assert document["notes"] == ["object list: the array says 2 elements, 1 could be read; 0 bytes left"]
+    assert document["notes"][0] in result.err
