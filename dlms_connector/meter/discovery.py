@@ -176,7 +176,7 @@ _What = TypeVar("_What")
 
 
 class _Asking:
-    """Asks, and opens the session anew where the link breaks, but not for ever."""
+    """Asks, and opens the session anew where the link breaks, a few times."""
 
     def __init__(self, session: MeterSession) -> None:
         self._session = session

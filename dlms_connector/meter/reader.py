@@ -136,9 +136,7 @@ class RegisterReader:
     def _served(self, register: Register) -> None:
         if self._breaks[0] == register.key:
             self._breaks = ("", 0)
-        if self.limit.on_trial:
-            self.limit.single_worked()
-            self._plan.limit_lists(self.limit.size)
+        self._answered_alone()
 
     def _broke(self, association: Association, register: Register, error: LinkError) -> None:
         """The link ended at this object, and had served others just before: twice in a row it is to blame."""
