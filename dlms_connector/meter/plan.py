@@ -146,12 +146,8 @@ class Batch:
 
     @property
     def columns(self) -> Columns | None:
-        """Of a list, once every scaler is known; None for ever where a register has more to it than a scaler."""
-        if (
-            self._columns is None
-            and self.list_request is not None
-            and all(register.divisor for register in self.registers)
-        ):
+        """Once every scaler is known; None for ever where a register has more to it than a scaler."""
+        if self._columns is None and all(register.divisor for register in self.registers):
             self._columns = _columns(
                 tuple(register.key for register in self.registers),
                 tuple(register.divisor for register in self.registers),

@@ -56,6 +56,7 @@ class RegisterReader:
         client = device.client
         self.limit = ListLimit(facts, client.max_list_size if client.use_lists else 1, on_event)
         self._settled = False
+        self._expired = False
         self._generation = -1
         self._breaks: tuple[str, int] = ("", 0)
         self._profile_scalers: tuple[Association, dict[tuple[int, Obis], tuple[int, str, str]]] | None = None
@@ -67,7 +68,9 @@ class RegisterReader:
     def read(self, association: Association, batch: Batch) -> list[Value | ObjectError]:
         """Each register's raw value, or the ObjectError that the meter gave for it. Raises LinkError."""
         if not self._settled or self._generation != self._facts.generation:
-            self._settle(association, batch.registers)
+            ask = self._expired or self._generation != self._facts.generation
+            if ask or any(register.needs_scaler for register in batch.registers):
+                self._settle(association, batch.registers)
         request = batch.list_request
         if request is not None and len(batch.registers) <= self.limit.size:
             results = self._get_list(association, request)
@@ -184,12 +187,20 @@ class RegisterReader:
             register.needs_scaler or (where is not None and self._facts.wants_scaler(where))
             for register, where in zip(self._plan.registers, self._scaler_refs(), strict=True)
         )
+        self._expired = self._has_expired()
 
     def refresh(self, now_ms: int) -> None:
         """Have scalers that came to their end asked again with the next poll."""
         self.refresh_ms = now_ms + _REFRESH_MS
-        if any(ref is not None and self._facts.wants_scaler(ref) for ref in self._scaler_refs()):
-            self._settled = False
+        if self._has_expired():
+            self._settled, self._expired = False, True
+
+    def _has_expired(self) -> bool:
+        """Whether a scaler that is in use came to its end."""
+        return any(
+            register.exponent is not None and where is not None and self._facts.wants_scaler(where)
+            for register, where in zip(self._plan.registers, self._scaler_refs(), strict=True)
+        )
 
     def _scaler_refs(self) -> list[AttributeRef | None]:
         return [register.scaler_ref for register in self._plan.registers]

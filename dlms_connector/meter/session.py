@@ -290,6 +290,8 @@ class MeterSession:
             if filled is not None:
                 if ts_ms >= self._reader.refresh_ms:
                     self._reader.refresh(ts_ms)
+                if self.unscaled:
+                    self.unscaled.difference_update(register.key for register in batch.registers)
                 return all_delivered(filled)
             if self._reader.came_in_list:
                 results = self._reader.check(association, batch, results)
