@@ -134,7 +134,10 @@ def _scaled(session: MeterSession, registers: list[Register]) -> list[dict[str, 
         except (LinkTimeout, LinkClosed):
             if alone or not session.on_trial:
                 raise
-            session.open()  # a list was never answered: what comes next is asked for alone
+            tell_on_stderr(
+                "a list was not answered, so each object is asked for alone (useLists: false saves that)"
+            )
+            session.open()
         rest = [register for register in registers if register not in rows]
     return [rows[register] for register in registers]
 

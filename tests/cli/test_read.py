@@ -14,6 +14,7 @@ from dlms_connector.link.stream import Interrupt
 from dlms_connector.meter.links import make_channel, make_line
 from dlms_connector.meter.session import MeterSession
 from dlms_connector.obis import Obis
+from dlms_connector.simulator.faults import Fault, FaultKind, Stage
 from dlms_connector.simulator.meter import Quirks
 from dlms_connector.simulator.quantities import QUANTITIES, raw_value_of_seed
 from dlms_connector.state import StateStore, state_file
@@ -56,6 +57,29 @@ def test_everything_that_the_entry_reads(tmp_path, quirks):
     assert result.code == 0
     assert values["voltage_l1"]["unit"] == "V"
     assert values["serialNumber"]["value"] == SERIAL
+
+
+@pytest.mark.parametrize("kind", [FaultKind.SILENT, FaultKind.CLOSE])
+def test_lists_that_are_never_answered_cost_no_value(tmp_path, kind):
+    with one_meter(slot_s=HOUR_S) as fleet:
+        fleet.inject(SERIAL, Fault(kind, Stage.GET_LIST, count=None))
+        result = run("read", meter_file(tmp_path, fleet, timeout=500, **READS), NAME, "--json")
+        values = {row["key"]: row for row in json.loads(result.out, parse_float=Decimal)["values"]}
+        assert values["voltage_l1"]["value"] == expected(fleet, "voltage_l1")
+        assert values["energy"]["value"] == expected(fleet, "active_energy")
+    assert result.code == 0
+    assert "useLists: false" in result.err
+
+
+@pytest.mark.parametrize("first", ["1-0:99.99.99", "voltage_l1"])
+def test_the_single_answer_decides_over_a_list_that_refuses(tmp_path, first):
+    with one_meter(quirks=Quirks(lists_end_at_refusal=True), slot_s=HOUR_S) as fleet:
+        words = (first, "1-0:99.99.99", "energy", "0-0:42.0.0")
+        result = run("read", meter_file(tmp_path, fleet, **READS), NAME, *words, "--json")
+        values = {row["key"]: row for row in json.loads(result.out, parse_float=Decimal)["values"]}
+        assert values["energy"]["value"] == expected(fleet, "active_energy")
+    assert values["0-0:42.0.0"]["value"]
+    assert "object undefined" in values["1-0:99.99.99"]["error"]
 
 
 def test_names_codes_and_attributes_as_a_table(tmp_path):
