@@ -153,9 +153,12 @@ class MeterFacts:
         try:
             self._state.put_many(self._name, kind, values, cause=self._cause, until_ms=until_ms)
         except StateError as error:
-            if not self._told_state:
-                self._told_state = True
-                self._on_event(f"what is learned of the meter is not kept: {error.explain()}")
+            self._not_kept(error)
+
+    def _not_kept(self, error: StateError) -> None:
+        if not self._told_state:
+            self._told_state = True
+            self._on_event(f"what is learned of the meter is not kept: {error.explain()}")
 
     def refuse_scaler(self, ref: AttributeRef, reason: str) -> None:
         """The meter did not tell it. After some refusals over some minutes that is an answer: there is none."""
@@ -186,13 +189,16 @@ class MeterFacts:
         return before is not None
 
     def forget(self, *, keep_identity: bool = False) -> None:
-        """Drop every fact of this meter; others' stay. Raises StateError."""
+        """Drop every fact of this meter; others' stay. A disk that refuses costs no value: it is told."""
         self.generation += 1
         self._scalers.clear()
         self._refused.clear()
         if not keep_identity:
             self._identity.clear()
-        forget(self._state, self._name, keep=(_IDENTITY,) if keep_identity else ())
+        try:
+            forget(self._state, self._name, keep=(_IDENTITY,) if keep_identity else ())
+        except StateError as error:
+            self._not_kept(error)
 
     @property
     def list_limit(self) -> int | None:

@@ -146,7 +146,7 @@ class Batch:
 
     @property
     def columns(self) -> Columns | None:
-        """Once every scaler is known; None for ever where a register has more to it than a scaler."""
+        """Once every scaler is known; None where a register has more to it than a scaler."""
         if self._columns is None and all(register.divisor for register in self.registers):
             self._columns = _columns(
                 tuple(register.key for register in self.registers),
