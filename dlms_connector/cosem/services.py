@@ -130,9 +130,15 @@ def get(association: Association, ref: AttributeRef, selection: Selection | None
 def get_prepared(association: Association, request: bytes, ref: AttributeRef) -> Value:
     """Read one attribute with a request from `get_request`; errors as in `get`."""
     answer = association.request(request, _GET_RESPONSE)
+    offset = 0
     if answer[1] == 1:
-        return _decoded(answer, _data_at(answer, 3, ref), ref)
-    return _decoded(_collect_blocks(association, answer, ref), 0, ref)
+        offset = _data_at(answer, 3, ref)
+    else:
+        answer = _collect_blocks(association, answer, ref)
+    try:  # as `_decoded`, on the hot path
+        return decode(answer, offset)[0]
+    except DecodeError as error:
+        raise InvalidAnswer(f"{ref}: {error.message}") from error
 
 
 def _decoded(data: bytes, offset: int, ref: AttributeRef) -> Value:

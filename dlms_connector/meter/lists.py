@@ -30,18 +30,19 @@ class ListLimit:
         self._why = ""
         self._strikes = 0
         self._learned = facts.list_limit
+        self.size = 1
+        """How many attributes the next list may hold; 1 means one by one."""
+        self._resize()
 
     def forget(self) -> None:
         """Begin anew with the configured limit."""
         self._worked = self._suspect = self._strikes = 0
         self._learned = None
+        self._resize()
 
-    @property
-    def size(self) -> int:
-        """How many attributes the next list may hold; 1 means one by one."""
-        if self._suspect:
-            return 1
-        return min(self._most, MAX_LIST if self._learned is None else self._learned)
+    def _resize(self) -> None:
+        known = MAX_LIST if self._learned is None else self._learned
+        self.size = 1 if self._suspect else min(self._most, known)
 
     @property
     def on_trial(self) -> bool:
@@ -56,6 +57,7 @@ class ListLimit:
     def failed(self, count: int, why: str) -> None:
         """A list of so many attributes was not answered, refused, or answered with something else."""
         self._suspect, self._why = count, why
+        self._resize()
 
     def refused(self, why: str) -> None:
         """The meter does not know the service at all."""
@@ -68,6 +70,7 @@ class ListLimit:
             return
         self._strikes += 1
         if self._worked >= count and self._strikes < 2:
+            self._resize()
             return
         self._limit(count // 2, self._why)
 
@@ -75,6 +78,7 @@ class ListLimit:
         self._strikes = self._suspect = 0
         self._worked = min(self._worked, count)
         self._learned = self._facts.list_limit = max(1, count)
+        self._resize()
         if count > 1:
             self._on_event(f"{why}; lists of at most {count} attributes are used from now on")
         else:

@@ -114,6 +114,11 @@ class Columns(NamedTuple):
 
     def fill(self, results: Sequence[object], ts_ms: int) -> list[Reading] | None:
         """The readings of these raw values; None unless all are integers that a quotient of floats holds exactly."""
+        if len(results) == 1:
+            raw, divisor = results[0], self.divisors[0]
+            if not isinstance(raw, int) or isinstance(raw, bool) or not -EXACT_INT < raw < EXACT_INT:
+                return None
+            return [Reading(self.keys[0], raw if divisor == 1 else raw / divisor, self.units[0], ts_ms)]
         if set(map(type, results)) != _INTEGERS:
             return None
         numbers: Sequence[int] = results  # type: ignore[assignment]  # just checked

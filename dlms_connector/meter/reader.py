@@ -58,7 +58,8 @@ class RegisterReader:
         self._settled = False
         self._expired = False
         self._generation = -1
-        self._breaks: tuple[str, int] = ("", 0)
+        self._breaks: tuple[str, int] | None = None
+        """The register at which the link last ended, and how often in a row."""
         self._profile_scalers: tuple[Association, dict[tuple[int, Obis], tuple[int, str, str]]] | None = None
         self.came_in_list = False
         """Whether the last results came in a list, so that its word is still to be checked."""
@@ -131,23 +132,24 @@ class RegisterReader:
             if served > association.responses_at_open:
                 self._broke(association, register, error)
             raise
-        self._served(register)
+        if self._breaks is not None or self.limit.on_trial:
+            self._served(register)
         if register.refused_until_s:
             self._rejoin(register)
         return value
 
     def _served(self, register: Register) -> None:
-        if self._breaks[0] == register.key:
-            self._breaks = ("", 0)
+        if self._breaks is not None and self._breaks[0] == register.key:
+            self._breaks = None
         self._answered_alone()
 
     def _broke(self, association: Association, register: Register, error: LinkError) -> None:
         """The link ended at this object, and had served others just before: twice in a row it is to blame."""
-        key, count = self._breaks
-        count = count + 1 if key == register.key else 1
+        before = self._breaks
+        count = before[1] + 1 if before is not None and before[0] == register.key else 1
         self._breaks = (register.key, count)
         if count >= _BREAKS:
-            self._breaks = ("", 0)
+            self._breaks = None
             self.set_aside(register, association.now_s() + self._set_aside_s)
             self._on_event(
                 f'"{register.key}" is set aside: the link ends whenever it is asked for ({error.message})'

@@ -283,18 +283,19 @@ class MeterSession:
         """
         try:  # not `_exchange`: this is the hot path
             association = self._require_association()
-            results = self._reader.read(association, batch)
+            reader = self._reader
+            results = reader.read(association, batch)
             ts_ms = self._wall_ms()
             columns = batch.columns
             filled = columns.fill(results, ts_ms) if columns is not None else None
             if filled is not None:
-                if ts_ms >= self._reader.refresh_ms:
-                    self._reader.refresh(ts_ms)
+                if ts_ms >= reader.refresh_ms:
+                    reader.refresh(ts_ms)
                 if self.unscaled:
                     self.unscaled.difference_update(register.key for register in batch.registers)
                 return all_delivered(filled)
-            if self._reader.came_in_list:
-                results = self._reader.check(association, batch, results)
+            if reader.came_in_list:
+                results = reader.check(association, batch, results)
         except LinkError:
             self.abandon()
             raise
