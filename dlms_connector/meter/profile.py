@@ -426,6 +426,7 @@ class ProfileTask:
         period_s = device.poll_period_ms / 1000
         self._patience_s = min(max(period_s / 10, _SHORTEST_PATIENCE_S), _LONGEST_PATIENCE_S)
         self._slice_ms = self._smallest_slice_ms
+        self._reaches_now = False
         self._refused_s = device.refused_register_period_ms / 1000
         self._clock = clock
         self._wall_ms = wall_ms
@@ -456,8 +457,8 @@ class ProfileTask:
             raise
         except DlmsConnectorError as error:
             pause_s = _RETRY_S if isinstance(error, ScalerUnknown) else max(_RETRY_S, self._period_s())
-            if isinstance(error, ObjectError) and not error.transient:
-                pause_s = max(pause_s, self._refused_s)
+            if isinstance(error, ObjectError) and not isinstance(error, ScalerUnknown):
+                pause_s = self._after_refusal(error, pause_s)
             self._due_s = self._clock() + pause_s
             raise
 
@@ -470,7 +471,7 @@ class ProfileTask:
         oldest_ms = now_ms - max(self._settings.backfill_ms, int(self._newest_s() * 1000))
         from_ms = oldest_ms if self._next_ms is None else max(self._next_ms, oldest_ms)
         to_ms = min(from_ms + self._slice_ms, now_ms + _FUTURE_MS)
-        reaches_now = to_ms >= now_ms
+        reaches_now = self._reaches_now = to_ms >= now_ms
         began_s = self._clock()
         rows = self._reader.rows(session, Window(from_ms, to_ms))
         self._fit_slice(self._clock() - began_s)
@@ -497,6 +498,19 @@ class ProfileTask:
 
     def _halve_slice(self) -> None:
         self._slice_ms = max(self._slice_ms // 2, self._smallest_slice_ms)
+
+    def _after_refusal(self, error: ObjectError, pause_s: float) -> float:
+        """Seconds until the next try of a refused slice.
+
+        Some meters refuse a stretch of time in which they hold no rows: one that has given rows before is asked
+        for a longer stretch, until it reaches now.
+        """
+        if self._cursor_ms is None or self._reader.layout is None:
+            return pause_s if error.transient else max(pause_s, self._refused_s)
+        if self._reaches_now or _is_passing(error):
+            return pause_s
+        self._slice_ms *= 2
+        return _RETRY_S
 
     def _fit_slice(self, took_s: float) -> None:
         """Ask for more at a time where the line is fast, and for less where live values had to wait."""

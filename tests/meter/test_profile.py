@@ -6,13 +6,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
 
+from dlms_connector.cosem.clock import decode_clock
 from dlms_connector.cosem.services import AttributeRef
+from dlms_connector.cosem.values import TypedValue, decode_typed, encode
 from dlms_connector.errors import DlmsConnectorError, LinkError, LinkTimeout, ObjectError
 from dlms_connector.meter.profile import ProfileReader, ProfileTask, Window
 from dlms_connector.meter.profile_rows import CLOCK, Column, Layout, timed_rows
@@ -502,6 +504,50 @@ def _refuse_selectors(fleet: SimulatedFleet, selectors: tuple[int, ...]) -> None
         return read_selected(key, selector, parameters)
 
     fleet.call(lambda: setattr(device, "read_selected", refusing))
+
+
+@pytest.mark.parametrize("code", [4, 11, 250])
+def test_a_hole_in_the_record_does_not_stop_a_meter_that_refuses_empty_ranges(code: int) -> None:
+    """By range alone, as the operator said: the next try asks for a longer stretch, until rows are in it."""
+    settings = {"access": "range", "rangeEnds": "deviation", "slice": "6h"}
+    with scene(NOW_S, profile=settings) as at:
+        at.fill()
+        known = len(at.moments())
+        outage = (NOW_S, NOW_S + 5 * 86_400)
+        _lose_rows(at.fleet, outage, AccessResult(code))
+        at.time.now_s = outage[1] + 7200
+        for _ in range(10):
+            with at.associated() as session:
+                while at.task.due_s() <= at.time.now_s:
+                    try:
+                        at.task.step(session)
+                    except ObjectError:
+                        break
+            at.time.now_s = max(at.time.now_s, min(at.task.due_s(), at.time.now_s + 60))
+        assert len(at.moments()) - known >= 8
+        assert at.moments()[-1] >= outage[1] + 3600
+        at.check_values()
+
+
+def _moment_s(raw: bytes) -> float:
+    moment_ms = decode_clock(raw).to_epoch_ms(timezone.utc)
+    assert moment_ms is not None
+    return moment_ms / 1000
+
+
+def _lose_rows(fleet: SimulatedFleet, outage: tuple[float, float], result: AccessResult) -> None:
+    """The meter captured nothing in this time, and refuses a range without rows."""
+    device = fleet.device(SERIAL)
+    read_selected = device.read_selected
+
+    def without(key: bytes, selector: int, parameters: Any) -> bytes:
+        rows = decode_typed(read_selected(key, selector, parameters))[0]
+        kept = [row for row in rows.value if not outage[0] <= _moment_s(row.value[0].value) <= outage[1]]
+        if not kept:
+            raise Refused(result)
+        return encode(TypedValue(rows.type, kept))
+
+    fleet.call(lambda: setattr(device, "read_selected", without))
 
 
 def test_a_passing_fault_changes_neither_the_way_nor_the_record() -> None:
