@@ -214,6 +214,11 @@ class ReadPlan:
         self._batches: dict[tuple[int, ...], tuple[Batch, ...]] = {}
 
     @property
+    def identifying(self) -> tuple[AttributeRef, ...]:
+        """Where the meter says which one it is, among what is read."""
+        return tuple(register.ref for register in self.registers if register.identifies)
+
+    @property
     def periods_s(self) -> set[float]:
         return {register.period_s for register in self.registers}
 

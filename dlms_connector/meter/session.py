@@ -7,6 +7,7 @@ ends the association; opening anew is the poller's decision.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -40,8 +41,12 @@ from dlms_connector.meter.parameters import association_parameters, public_clien
 from dlms_connector.meter.plan import Batch, ReadPlan, Register
 from dlms_connector.meter.reader import RegisterReader, is_moment
 from dlms_connector.meter.reading import Reading
+from dlms_connector.obis import Obis
 from dlms_connector.state import StateStore
 
+_DEVICE_NAME = AttributeRef(1, Obis(0, 0, 42, 0, 0), 2)  # every meter has one (Blue Book 4.1.8.2)
+_EXCHANGE_S = 300.0  # nobody exchanges a meter in less between two polls that ended well
+_NAMELESS = 2  # links that ended in a row when the meter was asked what it is called
 _LOST_RELEASES = 2  # in a row: one may have been lost on the way
 
 
@@ -79,6 +84,8 @@ class MeterSession:
         self._requests_before = 0
         self._responses_before = 0
         self._silence_checked = False
+        self._recognised_until_s = -math.inf
+        self._nameless = 0
         self._invoke_id = 0
         identity = f"{device.device_name}/{device.client.address}"
         self._counters = InvocationCounters(state, identity, on_event)
@@ -143,12 +150,36 @@ class MeterSession:
         self._silence_checked = False
         association = self._association
         if association is not None:
-            title = association.server_title
-            if title:
-                self.facts.identify("the system title", title.hex().upper())
+            self._recognise(association)
             lists = self._reader.limit.size if association.conformance.multiple_references else 1
             room = association.max_request_bytes
             self.plan.fit(max(1, room - association.overhead_bytes) if room else 0, lists)
+
+    def _recognise(self, association: Association) -> None:
+        """Make sure that it is the meter whose facts are known, where it may have been exchanged meanwhile.
+
+        Raises:
+            LinkError: the link ended; twice in a row at this question, and it is not asked again.
+        """
+        title = association.server_title
+        if title:
+            self.facts.identify("the system title", title.hex().upper())
+        refs = self.plan.identifying or ((_DEVICE_NAME,) if not title else ())
+        if not refs or self._clock() < self._recognised_until_s or self._nameless >= _NAMELESS:
+            return
+        self._nameless += 1
+        with self._exchange():
+            for ref in refs:
+                # A meter that does not say what it is called is read all the same.
+                with suppress(ObjectError, ServiceRefused):
+                    self._identify(ref, services.get(association, ref))
+        self._nameless = 0
+
+    def _identify(self, ref: AttributeRef, value: Value) -> bool:
+        """What an identifying object says. True when it said something else before and the facts were dropped."""
+        if not isinstance(value, (bytes, str)) or not value:
+            return False
+        return self.facts.identify(str(ref.obis), value.hex().upper() if isinstance(value, bytes) else value)
 
     def _may_be_counter(self, error: DlmsConnectorError) -> bool:
         """A stale counter shows as its own exception, as a failed authentication or as plain silence."""
@@ -232,6 +263,7 @@ class MeterSession:
             except (LinkError, ServiceRefused, Interrupted) as error:
                 self._on_event(f"the association ended without a release: {error.explain()}")
         self._forget_association()
+        self._recognised_until_s = self._clock() + _EXCHANGE_S
         if self.channel.is_open:
             self.channel.close(deadline_s)
         self.channel.abandon()
@@ -247,6 +279,7 @@ class MeterSession:
     def abandon(self) -> None:
         """Forget the association without a word to the meter."""
         self._forget_association()
+        self._recognised_until_s = -math.inf
         self.channel.abandon()
 
     def _forget_association(self) -> None:
@@ -321,9 +354,8 @@ class MeterSession:
         """Whether an object that names the meter or its firmware says something else than before."""
         changed = False
         for register, value in zip(batch.registers, results, strict=True):
-            if register.identifies and isinstance(value, (bytes, str)) and value:
-                said = value.hex().upper() if isinstance(value, bytes) else value
-                changed = self.facts.identify(str(register.ref.obis), said) or changed
+            if register.identifies and not isinstance(value, ObjectError):
+                changed = self._identify(register.ref, value) or changed
         return changed
 
     def _refused(self, register: Register, error: ObjectError, result: BatchResult) -> None:

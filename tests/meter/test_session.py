@@ -561,7 +561,8 @@ def test_invoke_ids_go_on_in_the_next_association() -> None:
             with opened(session):
                 for _ in range(3):
                     session.get(AttributeRef(3, VOLTAGE, 2))
-        assert numbers == [(first + 1) % 16 for first in range(18)]
+        assert len(numbers) >= 18
+        assert numbers == [(first + 1) % 16 for first in range(len(numbers))]
 
 
 def test_a_release_lost_once_is_not_the_end_of_releases() -> None:
