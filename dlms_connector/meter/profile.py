@@ -31,6 +31,7 @@ from dlms_connector.meter.profile_book import (
     BYTES_BEHIND,
     DUPLICATE_TIME,
     LATER_THAN_NOW,
+    NO_NUMBER,
     OUTSIDE,
     RowBook,
     short_text,
@@ -44,6 +45,7 @@ from dlms_connector.meter.profile_rows import (
     TimedRows,
     TimeRules,
     distinct_rows,
+    has_no_number,
     has_null_clock,
     is_of_another_layout,
     parse_capture_objects,
@@ -312,6 +314,9 @@ class ProfileReader:
         self.book.deliver(len(inside))
         for reason, raw in timed.remarks:
             self.book.remark(reason, raw)
+        for row in inside:
+            if has_no_number(row, layout):
+                self.book.remark(NO_NUMBER, tuple(row.values))
         return sorted(inside, key=lambda row: row.ts_ms)
 
     def _read(self, session: MeterSession, window: Window, layout: Layout) -> _Answer:
