@@ -36,7 +36,7 @@ from dlms_connector.meter.profile_book import (
     RowBook,
     short_text,
 )
-from dlms_connector.meter.profile_entries import EntryAccess
+from dlms_connector.meter.profile_entries import EntryAccess, OrderUnknown
 from dlms_connector.meter.profile_rows import (
     CLOCK,
     PROFILE_CLASS,
@@ -252,7 +252,7 @@ class ProfileReader:
         layout = self.learn(session)
         answer = self._read(session, window, layout)
         layout = self._layout_of(session, answer.buffer, layout)
-        timed = self._timed(session, answer.buffer, layout, window, answer.ends)
+        timed = self._timed(session, answer.buffer, layout, answer.ends)
         rows = self._enter(timed, window, layout)
         self._access.note(answer, bool(rows))
         if answer.ends_kind and rows:
@@ -276,11 +276,26 @@ class ProfileReader:
         session: MeterSession,
         buffer: list[Value],
         layout: Layout,
-        window: Window,
         ends: tuple[int, int] | None,
     ) -> TimedRows:
-        """Rows with their moments; a null time is computed by the order and by what is possible in this answer."""
-        newest_first = self._entries.newest_first(session) if has_null_clock(buffer, layout) else None
+        """Rows with their moments; a null time is computed by the order and by what is possible in this answer.
+
+        Raises:
+            OrderUnknown: the meter does not tell its order now, and the times depend on it.
+        """
+        if not has_null_clock(buffer, layout):
+            return self._timed_by(None, buffer, layout, ends)
+        try:
+            return self._timed_by(self._entries.newest_first(session), buffer, layout, ends)
+        except OrderUnknown:
+            forwards, backwards = (self._timed_by(order, buffer, layout, ends) for order in (False, True))
+            if forwards == backwards:
+                return forwards
+            raise
+
+    def _timed_by(
+        self, newest_first: bool | None, buffer: list[Value], layout: Layout, ends: tuple[int, int] | None
+    ) -> TimedRows:
         now_ms = self._wall_ms() + layout.capture_period_s * 1000
         # A meter that is ahead writes rows of the future: one that says how it sorts is believed so far.
         latest_ms = now_ms if ends is not None or newest_first is not False else now_ms + _FUTURE_MS
@@ -339,7 +354,7 @@ class ProfileReader:
                 window.to_ms,
                 period_s=layout.capture_period_s,
                 fetch=lambda selection: self._fetch(session, selection),
-                timed=lambda rows: self._timed(session, rows, layout, window, None).rows,
+                timed=lambda rows: self._timed(session, rows, layout, None).rows,
             )
             return _Answer(buffer, way)
         return _Answer(self._fetch(session), way)
@@ -396,7 +411,9 @@ class ProfileReader:
 
 
 def _is_passing(error: DlmsConnectorError) -> bool:
-    return isinstance(error, ObjectError) and error.code in _PASSING_RESULTS
+    return isinstance(error, ObjectError) and (
+        error.code in _PASSING_RESULTS or isinstance(error, OrderUnknown)
+    )
 
 
 def _not_understood(message: str) -> DlmsConnectorError:
@@ -460,7 +477,8 @@ class ProfileTask:
             self._halve_slice()
             raise
         except DlmsConnectorError as error:
-            pause_s = _RETRY_S if isinstance(error, ScalerUnknown) else max(_RETRY_S, self._period_s())
+            waits = isinstance(error, (ScalerUnknown, OrderUnknown))
+            pause_s = _RETRY_S if waits else max(_RETRY_S, self._period_s())
             if isinstance(error, ObjectError) and not error.transient:
                 pause_s = max(pause_s, self._refused_s)
             self._due_s = self._clock() + pause_s
