@@ -20,6 +20,7 @@ _OLDEST_FIRST, _NEWEST_FIRST = (
 )  # sort_method FIFO and LIFO (Blue Book 4.3.6); others are no order of time
 _FEW_ENTRIES = 8
 _MAX_ENTRIES = 100_000
+_MANY_TIMELESS = 100  # in a row: the clocks of this profile cannot be read at all
 
 
 class OrderUnknown(InvalidAnswer):
@@ -97,8 +98,8 @@ class EntryAccess:
         sizes = _growing(_MAX_ENTRIES)
         while first > 1 and len(rows) < _MAX_ENTRIES:
             known = by_age(rows)
-            if not known or known[0].ts_ms <= from_ms:
-                break
+            if known[0].ts_ms <= from_ms if known else len(rows) > _MANY_TIMELESS:
+                break  # rows whose clock cannot be read do not tell where the window begins
             before = max(1, first - next(sizes))
             rows = entries(before, first - 1) + rows
             first = before

@@ -170,6 +170,7 @@ class RegisterReader:
         except (LinkTimeout, LinkClosed, ProtocolError):
             # Some meters fall silent or hang up on a list instead of refusing it.
             self.limit.failed(count, f"the meter never answered a list of {count}")
+            self._plan.limit_lists(self.limit.size)  # the next cycle shall have everything one by one
             raise
         else:
             self.limit.worked(count)
@@ -273,15 +274,15 @@ class RegisterReader:
         return scalers
 
     def _read_refs(self, association: Association, refs: Sequence[AttributeRef]) -> list[Value | ObjectError]:
-        """Scalers by lists where lists work; what a list does not give well is asked for alone."""
+        """Scalers by lists where lists work; what a list does not give well is asked for alone.
+
+        After a list that was not answered all of them are: the next list might end the association once more.
+        """
         results: list[Value | ObjectError] = []
         start = 0
+        singly = self.limit.on_trial or not association.conformance.multiple_references
         while start < len(refs):
-            size = (
-                min(self.limit.size, self._plan.list_size)
-                if association.conformance.multiple_references
-                else 1
-            )
+            size = 1 if singly else min(self.limit.size, self._plan.list_size)
             part = refs[start : start + size]
             several = self._get_list(association, ListRequest(part)) if len(part) > 1 else None
             if several is None:

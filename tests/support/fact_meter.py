@@ -37,7 +37,7 @@ class FactMeter:
         if apdu[0] == 0x62:
             return bytes.fromhex("6303800100")
         if apdu[0] == 0xC1:
-            self.writes.append((_ref(apdu[3:12]), apdu[13:]))
+            self.writes.append((ref_of(apdu[3:12]), apdu[13:]))
             return bytes((0xC5, 1, apdu[2], 0))
         if apdu[1] == 1:
             return bytes((0xC4, 1, apdu[2])) + self._result(apdu[3:12])
@@ -48,12 +48,13 @@ class FactMeter:
         return bytes((0xC4, 3, apdu[2], count)) + b"".join(results)
 
     def _result(self, key: bytes) -> bytes:
-        ref = _ref(key)
+        ref = ref_of(key)
         code = self.refuse(ref) if ref in self.values else 4
         return bytes((1, code)) if code else b"\x00" + self.values[ref]
 
 
-def _ref(key: bytes) -> AttributeRef:
+def ref_of(key: bytes) -> AttributeRef:
+    """The attribute that these nine bytes of a request name."""
     return AttributeRef(int.from_bytes(key[:2], "big"), Obis.from_bytes(key[2:8]), key[8])
 
 
