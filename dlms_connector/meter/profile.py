@@ -166,6 +166,7 @@ class ProfileReader:
         self.settings = settings
         self._wall_ms = wall_ms
         self.layout: Layout | None = None
+        self._told = Layout((), 0)  # as the meter told it: what is withheld for want of a scaler is in it
         self._scaled = False
         self._generation = 0
         self.book = RowBook(lambda text: on_event(f"{settings.obis}: {text}"))
@@ -206,10 +207,10 @@ class ProfileReader:
                     f"the profile {self.settings.obis} has no clock among its columns: its rows bear no time",
                     layer=Layer.DATA,
                 )
-            self.layout, self._scaled = layout, False
+            self.layout, self._told, self._scaled = layout, layout, False
         if not self._scaled or self._generation != session.facts.generation:
             self._generation = session.facts.generation
-            self.layout = self._with_scalers(session, self.layout)
+            self.layout = self._with_scalers(session, self._told)
         return self.layout
 
     def _with_scalers(self, session: MeterSession, layout: Layout) -> Layout:

@@ -60,6 +60,7 @@ class RegisterReader:
         self._generation = -1
         self._breaks: tuple[str, int] = ("", 0)
         self._profile_scalers: tuple[Association, dict[tuple[int, Obis], tuple[int, str, str]]] | None = None
+        self._owed: set[AttributeRef] = set()
         self.came_in_list = False
         """Whether the last results came in a list, so that its word is still to be checked."""
         self.refresh_ms = 0
@@ -72,7 +73,11 @@ class RegisterReader:
             if ask or any(register.needs_scaler for register in batch.registers):
                 self._settle(association, batch.registers)
         request = batch.list_request
-        if request is not None and len(batch.registers) <= self.limit.size:
+        if (
+            request is not None
+            and len(batch.registers) <= self.limit.size
+            and (not self._owed or self._owed.isdisjoint(request.refs))
+        ):
             results = self._get_list(association, request)
             if results is not None:
                 self.came_in_list = True
@@ -136,7 +141,20 @@ class RegisterReader:
             self._rejoin(register)
         return value
 
+    def _owe(self, refs: Sequence[AttributeRef]) -> None:
+        """A list ended the association: what it asked for, and all that may have stood behind it, is asked alone next.
+
+        Whatever is found out meanwhile of the length of lists, one that fails too would cost these values once more.
+        """
+        self._owed.update(refs)
+        for register in self._plan.registers:
+            self._owed.add(register.ref)
+            if register.scaler_ref is not None:
+                self._owed.add(register.scaler_ref)
+
     def _served(self, register: Register) -> None:
+        if self._owed:
+            self._owed.discard(register.ref)
         if self._breaks[0] == register.key:
             self._breaks = ("", 0)
         self._answered_alone()
@@ -170,7 +188,7 @@ class RegisterReader:
         except (LinkTimeout, LinkClosed, ProtocolError):
             # Some meters fall silent or hang up on a list instead of refusing it.
             self.limit.failed(count, f"the meter never answered a list of {count}")
-            self._plan.limit_lists(self.limit.size)  # the next cycle shall have everything one by one
+            self._owe(request.refs)
             raise
         else:
             self.limit.worked(count)
@@ -214,6 +232,7 @@ class RegisterReader:
     def forget(self) -> None:
         """Nothing is known any more: scalers, how long lists may be, what was set aside."""
         self.limit.forget()
+        self._owed.clear()
         for register in self._plan.registers:
             register.alone, register.disputes, register.confirmed = False, 0, None
             register.refused_until_s = 0.0
@@ -284,10 +303,13 @@ class RegisterReader:
         while start < len(refs):
             size = 1 if singly else min(self.limit.size, self._plan.list_size)
             part = refs[start : start + size]
+            if self._owed and not self._owed.isdisjoint(part):
+                part = part[:1]
             several = self._get_list(association, ListRequest(part)) if len(part) > 1 else None
             if several is None:
                 part = refs[start : start + 1]
                 several = [self._get_one(association, part[0])]
+                self._owed.discard(part[0])
                 self._answered_alone()
             else:
                 several = [
