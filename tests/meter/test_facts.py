@@ -1,21 +1,17 @@
-"""What is not confirmed is not believed: scalers, lists, writes; values against gurux_dlms' decoding."""
+"""What is not confirmed is not believed: scalers, lists, writes."""
 
 from __future__ import annotations
 
-import random
 import sqlite3
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
-from gurux_dlms import GXByteBuffer
-from gurux_dlms.internal._GXCommon import _GXCommon
-from gurux_dlms.internal._GXDataInfo import _GXDataInfo
 
 from dlms_connector.config.loader import load_document
 from dlms_connector.cosem.services import AttributeRef
-from dlms_connector.errors import DlmsConnectorError, LinkError
+from dlms_connector.errors import LinkError
 from dlms_connector.meter import operations
 from dlms_connector.meter.batch_result import BatchResult
 from dlms_connector.meter.book import Book
@@ -24,7 +20,7 @@ from dlms_connector.meter.profile import ProfileReader, Window
 from dlms_connector.meter.session import MeterSession
 from dlms_connector.obis import Obis
 from dlms_connector.state import StateStore
-from tests.support.fact_meter import FactChannel, FactMeter, random_number
+from tests.support.fact_meter import FactChannel, FactMeter
 
 NOW_MS = 1_790_000_000_000
 ENERGY = Obis(1, 0, 1, 8, 0)
@@ -317,68 +313,7 @@ def test_poisoned_zeros_of_version_1_are_asked_again(tmp_path: Path) -> None:
     assert not bench.state.get_all("m", "profile access")
 
 
-# histories
-
-
-def truth(raw: bytes, exponent: int) -> Decimal:
-    """value x 10^exponent as gurux_dlms decodes the same bytes."""
-    number = _GXCommon.getData(None, GXByteBuffer(raw), _GXDataInfo())
-    return Decimal(int(number)).scaleb(exponent)
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_random_histories_never_give_a_wrong_value(seed: int) -> None:
-    rng = random.Random(seed)
-    for _ in range(250):
-        _one_history(rng)
-
-
-def _one_history(rng: random.Random) -> None:
-    codes = [Obis(1, 0, number, 8, 0) for number in range(1, rng.randint(2, 12))]
-    exponents = {obis: rng.randint(-4, 3) for obis in codes}
-    values = {AttributeRef(3, obis, 2): random_number(rng) for obis in codes}
-    values |= {AttributeRef(3, obis, 3): scaler(exponents[obis]) for obis in codes}
-    meter = FactMeter(values, max_list=rng.choice((0, 0, 1, 3, 7)))
-    entries = [{"key": str(obis), "obis": str(obis), "class": 3} for obis in codes]
-    bench = Bench(meter, timeseries=entries, allowWrite=[str(obis) for obis in codes])
-    share = rng.random() * 0.5
-    meter.refuse = lambda ref: rng.choice((1, 2, 250)) if rng.random() < share else 0
-    for _ in range(rng.randint(1, 5)):
-        _step(rng, bench, codes, exponents)
-        bench.now_ms += rng.randint(100, 20_000)
-    meter.refuse = lambda _: 0
-    for _ in range(20):  # lists that are too long take a few cycles to be found out
-        try:
-            bench.cycle()
-        except LinkError:
-            continue
-    assert set(bench.values()) == {str(obis) for obis in codes}
-
-
-def _step(rng: random.Random, bench: Bench, codes: list[Obis], exponents: dict[Obis, int]) -> None:
-    values = bench.meter.values
-    obis = rng.choice(codes)
-    definition = operations.object_definition(bench.session.device, {"obis": str(obis), "class": 3})
-    what = rng.choice(("live", "read", "write"))
-    try:
-        if what == "live":
-            for reading in bench.cycle().readings:
-                code = Obis.parse(reading.key)
-                expected = truth(values[AttributeRef(3, code, 2)], exponents[code])
-                assert float(str(reading.value)) == float(expected)
-            return
-        if not bench.session.is_open:
-            bench.session.open()
-        if what == "read":
-            answer = operations.read(bench.session, definition)
-            assert float(str(answer)) == float(truth(values[AttributeRef(3, obis, 2)], exponents[obis]))
-            return
-        bench.meter.writes.clear()
-        operations.write(bench.session, definition, 5000, "double-long")
-        (_, raw) = bench.meter.writes[0]
-        assert truth(raw, exponents[obis]) == 5000
-    except DlmsConnectorError:
-        assert what != "write" or not bench.meter.writes
+# profiles
 
 
 def test_rows_of_a_profile_wait_for_their_scaler() -> None:

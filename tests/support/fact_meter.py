@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -90,21 +89,3 @@ class FactChannel:
 
     def interrupt(self) -> None:
         self.is_open = False
-
-
-TYPES = {
-    0x05: (4, True),
-    0x06: (4, False),
-    0x10: (2, True),
-    0x12: (2, False),
-    0x14: (8, True),
-    0x15: (8, False),
-}
-
-
-def random_number(rng: random.Random) -> bytes:
-    """An encoded integer of a random type and magnitude."""
-    tag = rng.choice(list(TYPES))
-    size, _ = TYPES[tag]
-    used = rng.randint(1, size)
-    return bytes((tag,)) + bytes(size - used) + rng.randbytes(used)

@@ -6,11 +6,11 @@ Everything that arrives is compared at once with what gurux_dlms makes of the me
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-from dlms_connector.config.loader import load_document
 from dlms_connector.cosem.services import AttributeRef
 from dlms_connector.errors import DlmsConnectorError
 from dlms_connector.meter import operations
@@ -21,16 +21,16 @@ from dlms_connector.meter.reading import Plain, Reading
 from dlms_connector.meter.session import MeterSession
 from dlms_connector.state import StateStore
 from tests.support.fact_meter import FactChannel
-from tests.support.history_meter import CODES, EXCEPTION, SILENCE, HistoryMeter, random_list_habits
-from tests.support.history_profile import PROFILE, LoadProfile, ProfileRow
+from tests.support.history_meter import HistoryMeter, random_list_habits, random_refusals, scaler_refusals
+from tests.support.history_profile import LoadProfile, ProfileRow
+from tests.support.history_settings import device_settings, named
 from tests.support.history_truth import Quantity, is_same, number_of, random_quantity
 
 WAYS = ("live", "profile", "read", "write")
 NOW_MS = 1_790_000_000_000
 PERIOD_MS = 60_000
 REFUSED_MS = 600_000
-_DAY_MS = 86_400_000
-_SLICES = ("1h", "6h", "1d")
+_HOUR_MS = 3_600_000
 
 
 class History:
@@ -38,7 +38,7 @@ class History:
 
     def __init__(self, rng: random.Random, ways: Sequence[str], *, plain: bool = False) -> None:
         self.rng, self.ways = rng, ways
-        self.now_ms = NOW_MS + rng.randint(0, _DAY_MS)
+        self.now_ms = NOW_MS + rng.randint(0, 24 * _HOUR_MS)
         self.began_ms = self.now_ms
         self.events: list[str] = []
         self.state = StateStore(None)
@@ -50,7 +50,7 @@ class History:
         values |= {item.scaler_ref: item.scaler for item in self.quantities.values() if item.scaler_ref}
         self.profile: LoadProfile | None = None
         if "profile" in ways:
-            from_ms, to_ms = self.now_ms - _DAY_MS, self.now_ms + 2 * _DAY_MS
+            from_ms, to_ms = self.now_ms - 13 * _HOUR_MS, self.now_ms + 10 * _HOUR_MS
             self.profile = LoadProfile(rng, from_ms, to_ms, scalers_odd=0.0 if plain else 0.05)
             values |= self.profile.attributes
             values |= {item.scaler_ref: item.scaler for item in self.profile.columns if item.scaler_ref}
@@ -58,56 +58,12 @@ class History:
         if not plain:
             self.meter.lists = random_list_habits(rng)
         self.unscaled_policy = rng.choice(("deliver", "deliver", "withhold"))
-        self.device = self._settings()
+        self.device = device_settings(rng, self.quantities, self.profile, self.unscaled_policy)
         self.arrived: set[tuple[str, int]] = set()
         self.live_arrived: set[str] = set()
+        self.checked: Counter[str] = Counter()
         self.takes = True
         self.restart()
-
-    def _settings(self) -> Any:
-        entry: dict[str, Any] = {
-            "deviceName": "m",
-            "transport": {"host": "h"},
-            "refusedRegisterPeriod": "10m",
-            "unscaled": self.unscaled_policy,
-            "allowWrite": [str(item.ref.obis) for item in self.quantities.values()],
-            "timeseries": [
-                {
-                    "key": key,
-                    "obis": str(item.ref.obis),
-                    "class": item.ref.class_id,
-                    "attribute": item.ref.attribute,
-                }
-                for key, item in self.quantities.items()
-            ],
-        }
-        if self.profile is not None:
-            habits = self.profile.habits
-            nulls = "carry" if habits.null_unchanged else "skip" if habits.true_nulls else "auto"
-            entry["clock"] = {"timeZone": self.profile.zone_name}
-            entry["profiles"] = [
-                {
-                    "obis": str(PROFILE),
-                    "backfill": "12h",
-                    "slice": self.rng.choice(_SLICES),
-                    "nullValues": nulls,
-                }
-            ]
-            self._make_consistent()
-        if self.rng.random() < 0.1:
-            entry["client"] = {"maxListSize": self.rng.randint(1, 6)}
-        loaded = load_document({"devices": [entry]})
-        assert not loaded.errors, loaded.errors
-        return loaded.devices[0]
-
-    def _make_consistent(self) -> None:
-        """Nulls mean one thing in one profile."""
-        assert self.profile is not None
-        habits = self.profile.habits
-        if habits.null_clocks or habits.null_unchanged:
-            habits.true_nulls = False
-            for row in self.profile.rows:
-                row.cells = [b"\x06\x00\x00\x00\x07" if cell == b"\x00" else cell for cell in row.cells]
 
     def restart(self) -> None:
         """A new process with the same state file."""
@@ -203,7 +159,9 @@ class History:
 
     def _every_column_is_read(self) -> bool:
         assert self.profile is not None
-        return all(column.exponent is not None and column.raw[0] == 0x06 for column in self.profile.columns)
+        return self.unscaled_policy == "deliver" and all(
+            column.exponent is not None and column.raw[0] == 0x06 for column in self.profile.columns
+        )
 
     def _take_rows(self, readings: Sequence[Reading]) -> bool:
         assert self.profile is not None
@@ -270,6 +228,7 @@ class History:
             assert item.scaler_ref is None, "a number was wanted"
             return
         assert item.exponent is not None, f"{item.ref}: written without a scaler"
+        self.checked["writes"] += 1
         meant = number.scaleb(item.exponent)
         assert float(meant) == float(value), f"{item.ref}: {value} was written as {number}"
 
@@ -277,8 +236,7 @@ class History:
         return self.rng.choice(list(self.quantities.values()))
 
     def _definition(self, item: Quantity) -> Any:
-        name = {"obis": str(item.ref.obis), "class": item.ref.class_id, "attribute": item.ref.attribute}
-        return operations.object_definition(self.device, name)
+        return operations.object_definition(self.device, named(item))
 
     def _check(self, item: Quantity, raw: bytes | None, value: Plain, marked: bool) -> None:
         """A value that arrived is the meter's."""
@@ -288,6 +246,7 @@ class History:
             truth: Any = item.unscaled(raw)
         else:
             truth = item.truth(raw)
+        self.checked["marked" if marked else "values"] += 1
         assert truth is not None, f"{item.ref}: {value!r} arrived and the meter tells no value"
         assert is_same(value, truth), f"{item.ref}: {value!r} arrived, the meter holds {truth!r}"
 
@@ -318,7 +277,7 @@ class History:
 
     def _expected_rows(self) -> set[tuple[str, int]]:
         assert self.profile is not None
-        oldest_ms = self.now_ms - 12 * 3_600_000
+        oldest_ms = self.now_ms - 12 * _HOUR_MS
         return {
             (str(column.ref.obis), row.ts_ms)
             for row in self._sure_rows()
@@ -339,29 +298,12 @@ class History:
 
     def random_faults(self) -> None:
         """From now on any attribute may be refused, unanswered, or answered with an exception."""
-        share, codes = self.rng.random() * 0.5, [*CODES, EXCEPTION]
-        silence = self.rng.choice((0.0, 0.0, 0.03))
-
-        def refuse(_: AttributeRef) -> int:
-            if self.rng.random() < silence:
-                return SILENCE
-            return self.rng.choice(codes) if self.rng.random() < share else 0
-
-        self.meter.refuse = refuse
+        self.meter.refuse = random_refusals(self.rng)
 
     def refused_scaler(self) -> None:
-        """One scaler is refused at a random moment, a few times; nothing else is."""
-        places = {item.scaler_ref for item in self._all() if item.scaler_ref}
-        victims = {ref: [0] * self.rng.randint(0, 3) + self._some_codes() for ref in sorted(places)}
-        chosen = set(self.rng.sample(sorted(victims), k=min(len(victims), self.rng.randint(1, 3))))
-
-        def refuse(ref: AttributeRef) -> int:
-            return victims[ref].pop(0) if ref in chosen and victims[ref] else 0
-
-        self.meter.refuse = refuse
-
-    def _some_codes(self) -> list[int]:
-        return [self.rng.choice(CODES)] * self.rng.randint(1, 6)
+        """A few scalers are refused at a random moment, a few times; nothing else is."""
+        places = sorted({item.scaler_ref for item in self._all() if item.scaler_ref})
+        self.meter.refuse = scaler_refusals(self.rng, places)
 
     def heal(self) -> None:
         """The faults end, and what they caused to wait has waited.
@@ -370,7 +312,7 @@ class History:
         """
         self.meter.refuse = lambda _: 0
         self.takes = True
-        self.now_ms += REFUSED_MS + 3_600_000
+        self.now_ms += REFUSED_MS + _HOUR_MS
         if self.profile is not None and any(column.exponent is None for column in self.profile.columns):
             for _ in range(REFUSALS):
                 self.cycle()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from dlms_connector.cosem.services import AttributeRef
@@ -134,3 +134,23 @@ class HistoryMeter(FactMeter):
             if profile is not None and ref == _BUFFER:
                 profile.rows_sent = 0  # what came before, by another access, is not used
         return result
+
+
+def random_refusals(rng: random.Random) -> Callable[[AttributeRef], int]:
+    """Any attribute may be refused with any code, unanswered, or answered with an exception."""
+    share, codes = rng.random() * 0.5, [*CODES, EXCEPTION]
+    silence = rng.choice((0.0, 0.0, 0.03))
+
+    def refuse(_: AttributeRef) -> int:
+        if rng.random() < silence:
+            return SILENCE
+        return rng.choice(codes) if rng.random() < share else 0
+
+    return refuse
+
+
+def scaler_refusals(rng: random.Random, places: Sequence[AttributeRef]) -> Callable[[AttributeRef], int]:
+    """Some of these scalers are refused from a random read on, a few times; nothing else is."""
+    chosen = rng.sample(places, k=min(len(places), rng.randint(1, 3)))
+    codes = {ref: [0] * rng.randint(0, 3) + [rng.choice(CODES)] * rng.randint(1, 6) for ref in chosen}
+    return lambda ref: codes[ref].pop(0) if codes.get(ref) else 0

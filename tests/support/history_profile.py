@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 
 from dlms_connector.cosem.services import AttributeRef
 from dlms_connector.obis import Obis
-from tests.support.history_truth import Quantity, gurux, random_raw, random_scaler
+from tests.support.history_truth import Quantity, gurux, random_float, random_raw, random_scaler
 
 PROFILE = Obis(1, 0, 99, 1, 0)
 CLOCK, UNIX_CLOCK = AttributeRef(8, Obis(0, 0, 1, 0, 0), 2), AttributeRef(1, Obis(0, 0, 1, 1, 0), 2)
@@ -53,12 +53,15 @@ def random_habits(rng: random.Random, period_s: int) -> Habits:
         return rng.random() < share
 
     codes = (250, 11, 3, 9, 12)
+    null_clocks, null_unchanged = some(0.35), some(0.3)
     return Habits(
         unix=some(0.2),
         newest_first=some(0.4),
-        null_clocks=some(0.35),
-        null_unchanged=some(0.3),
-        true_nulls=some(0.1),
+        null_clocks=null_clocks,
+        null_unchanged=null_unchanged,
+        true_nulls=some(0.1)
+        and not null_clocks
+        and not null_unchanged,  # nulls mean one thing in one profile
         extra=rng.choice((0, 0, 0, 1, 2)),
         unsound=rng.choice(("", "", "weekday", "hundredths", "deviation")),
         unreadable=0.05 if some(0.1) else 0.0,
@@ -127,11 +130,8 @@ class LoadProfile:
     def _value(self, rng: random.Random, column: Quantity) -> bytes:
         if self.habits.true_nulls and rng.random() < 0.2:
             return _NULL
-        tag = column.raw[0]
-        while True:
-            raw = random_raw(rng, odd=0.03 if tag in (0x17, 0x18) else 0.0)
-            if raw[0] == tag or tag not in (0x17, 0x18):
-                return raw
+        is_float = column.raw[0] in (0x17, 0x18)
+        return random_float(rng, column.raw[0], odd=0.03) if is_float else random_raw(rng, odd=0.0)
 
     def _clock_bytes(self, ts_ms: int, readable: bool) -> bytes:
         if self.habits.unix:

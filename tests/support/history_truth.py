@@ -7,6 +7,7 @@ import random
 import struct
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any
 
 from gurux_dlms import GXByteBuffer
@@ -16,7 +17,7 @@ from gurux_dlms.internal._GXDataInfo import _GXDataInfo
 from dlms_connector.cosem.services import AttributeRef
 from dlms_connector.obis import Obis
 
-INTEGERS = {0x05: 4, 0x06: 4, 0x0F: 1, 0x10: 2, 0x11: 1, 0x12: 2, 0x14: 8, 0x15: 8}
+_INTEGERS = ((0x05, 4), (0x06, 4), (0x0F, 1), (0x10, 2), (0x11, 1), (0x12, 2), (0x14, 8), (0x15, 8))
 _SCALER_AT = {3: 3, 4: 3, 5: 4}
 _NO_NUMBERS = ("177fc00000", "177f800000", "17ff800000", "187ff8000000000000", "00")
 _NO_SCALERS = ("02020f64161e", "02020f9c161e", "0202000016", "120001", "00", "02020ffd")
@@ -27,6 +28,7 @@ def gurux(raw: bytes) -> Any:
     return _GXCommon.getData(None, GXByteBuffer(raw), _GXDataInfo())
 
 
+@lru_cache(maxsize=4096)
 def number_of(raw: bytes) -> Decimal | None:
     """The finite number in these bytes, None where they hold another thing."""
     value = gurux(raw)
@@ -104,11 +106,18 @@ def random_raw(rng: random.Random, *, odd: float = 0.1) -> bytes:
     if rng.random() < odd:
         return bytes.fromhex(rng.choice(_NO_NUMBERS))
     if rng.random() < 0.2:
-        number = round(rng.uniform(-1e5, 1e5), rng.randint(0, 4))
-        return struct.pack(">Bf", 0x17, number) if rng.random() < 0.5 else struct.pack(">Bd", 0x18, number)
-    tag, size = rng.choice(list(INTEGERS.items()))
+        return random_float(rng, rng.choice((0x17, 0x18)))
+    tag, size = rng.choice(_INTEGERS)
     used = rng.randint(1, size)
     return bytes((tag,)) + bytes(size - used) + rng.randbytes(used)
+
+
+def random_float(rng: random.Random, tag: int, *, odd: float = 0.0) -> bytes:
+    """An encoded number of floating point; with the chance `odd` one that is not finite."""
+    number = round(rng.uniform(-1e5, 1e5), rng.randint(0, 4))
+    if rng.random() < odd:
+        number = rng.choice((math.nan, math.inf, -math.inf))
+    return struct.pack(">Bf" if tag == 0x17 else ">Bd", tag, number)
 
 
 def random_scaler(rng: random.Random, *, odd: float = 0.08) -> bytes:
