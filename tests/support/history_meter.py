@@ -152,5 +152,5 @@ def random_refusals(rng: random.Random) -> Callable[[AttributeRef], int]:
 def scaler_refusals(rng: random.Random, places: Sequence[AttributeRef]) -> Callable[[AttributeRef], int]:
     """Some of these scalers are refused from a random read on, a few times; nothing else is."""
     chosen = rng.sample(places, k=min(len(places), rng.randint(1, 3)))
-    codes = {ref: [0] * rng.randint(0, 3) + [rng.choice(CODES)] * rng.randint(1, 6) for ref in chosen}
+    codes = {ref: [0] * rng.randint(0, 3) + [rng.choice(CODES)] * rng.randint(1, 8) for ref in chosen}
     return lambda ref: codes[ref].pop(0) if codes.get(ref) else 0
