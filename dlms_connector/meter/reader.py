@@ -132,6 +132,11 @@ class RegisterReader:
         except ObjectError as error:
             self._served(register)
             return error
+        except (
+            ServiceRefused
+        ) as error:  # to this object alone, for all that is known: its neighbours are asked
+            self._served(register)
+            return _of_object(register.ref, error)
         except (LinkTimeout, LinkClosed) as error:
             if served > association.responses_at_open:
                 self._broke(association, register, error)
@@ -331,6 +336,13 @@ class RegisterReader:
             return services.get(association, ref)
         except ObjectError as error:
             return error
+        except ServiceRefused as error:
+            return _of_object(ref, error)
+
+
+def _of_object(ref: AttributeRef, error: ServiceRefused) -> InvalidAnswer:
+    """An exception instead of an answer, as what became of one object."""
+    return InvalidAnswer(f"{ref}: {error.message}", hint=error.hint)
 
 
 def _word(register: Register, result: Value | ObjectError) -> object:

@@ -57,12 +57,14 @@ class History:
         self.meter = HistoryMeter(values, profile=self.profile, now_ms=lambda: self.now_ms)
         if not plain:
             self.meter.lists = random_list_habits(rng)
+            if rng.random() < 0.15:
+                self.meter.excepted = rng.choice(list(self.quantities.values())).ref
         self.unscaled_policy = rng.choice(("deliver", "deliver", "withhold"))
         self.device = device_settings(rng, self.quantities, self.profile, self.unscaled_policy)
         self.arrived: set[tuple[str, int]] = set()
         self.live_arrived: set[str] = set()
         self.checked: Counter[str] = Counter()
-        self.takes = True
+        self.takes, self.healed = True, False
         self.restart()
 
     def restart(self) -> None:
@@ -185,6 +187,8 @@ class History:
         assert self.task is not None
         read_ms = self.now_ms - (self.task.behind_ms or 0)
         for column in self.profile.columns:
+            if self.healed and column.exponent is not None:
+                continue  # it is told again, so it is wanted again
             ref = column.scaler_ref
             if (
                 self.unscaled_policy == "withhold"
@@ -269,7 +273,9 @@ class History:
             missing += [
                 key
                 for key, item in self.quantities.items()
-                if item.truth() is not None and key not in self.live_arrived
+                if item.truth() is not None
+                and item.ref != self.meter.excepted
+                and key not in self.live_arrived
             ]
         if self.profile is not None:
             missing += [f"{key} of {ts_ms}" for key, ts_ms in self._expected_rows() - self.arrived]
@@ -311,7 +317,7 @@ class History:
         A column whose scaler is none at all stays a fault until it was refused often enough.
         """
         self.meter.refuse = lambda _: 0
-        self.takes = True
+        self.healed = self.takes = True
         self.now_ms += REFUSED_MS + _HOUR_MS
         if self.profile is not None and any(column.exponent is None for column in self.profile.columns):
             for _ in range(REFUSALS):

@@ -58,6 +58,8 @@ class HistoryMeter(FactMeter):
 
     lists: ListHabits = field(default_factory=ListHabits)
     profile: LoadProfile | None = None
+    excepted: AttributeRef | None = None
+    """This one is always answered with an exception."""
     now_ms: Callable[[], int] = lambda: 0
     refusals: dict[AttributeRef, list[int]] = field(default_factory=dict)
     """When each attribute was refused, epoch milliseconds."""
@@ -119,7 +121,7 @@ class HistoryMeter(FactMeter):
 
     def result(self, ref: AttributeRef, access: bytes = b"\x00") -> bytes | int:
         """The data of an attribute, or why there is none."""
-        code = self.refuse(ref)
+        code = EXCEPTION if ref == self.excepted else self.refuse(ref)
         profile = self.profile
         result: bytes | int = code
         if code == 0:
