@@ -70,7 +70,7 @@ _SMALLEST_SLICE_MS = 3_600_000
 _SHORTEST_PATIENCE_S, _LONGEST_PATIENCE_S = 1.0, 5.0
 _QUICK = 0.3
 _ACCESS_ORDER = ("range", "entry", "whole")
-_PASSING_RESULTS = (1, 2)  # hardware fault, temporary failure: no word on the way of access
+_PASSING_RESULTS = (1, 2)  # hardware fault, temporary failure: no word on the way of access, at first
 _ENDS_ORDER = ("deviation", "noDeviation", "wholeHours")
 _PROOFS = 3  # windows that range refused and another way showed to hold rows
 _RANGE_AGAIN_MS = 86_400_000
@@ -178,6 +178,8 @@ class ProfileReader:
         self._access = _AccessMemory(device, settings, state)
         self._ends: tuple[str, ...] = _ENDS_ORDER if settings.range_ends == "auto" else (settings.range_ends,)
         self._odd_counts: set[int] = set()
+        self._refused_before: set[tuple[str, int]] = set()
+        self._lasting_results: set[int] = set()
 
     @property
     def access(self) -> str:
@@ -341,9 +343,26 @@ class ProfileReader:
             try:
                 return self._read_by(way, session, window, layout)
             except (ObjectError, ServiceRefused) as error:
-                if _is_passing(error) or way == ways[-1]:
+                if way == ways[-1] or (self._may_pass(error) and not self._is_repeated(way, error)):
                     raise
         raise AssertionError("there is always a way of access")
+
+    def _may_pass(self, error: DlmsConnectorError) -> bool:
+        """Whether the refusal is no word on the way of access: the same is asked again later."""
+        if not isinstance(error, ObjectError):
+            return False
+        passing = error.code in _PASSING_RESULTS and error.code not in self._lasting_results
+        return passing or isinstance(error, OrderUnknown)
+
+    def _is_repeated(self, way: str, error: DlmsConnectorError) -> bool:
+        """Whether the meter refused this way like that before: some say "temporary failure" of every empty range."""
+        if not isinstance(error, ObjectError) or error.code not in _PASSING_RESULTS:
+            return False
+        if (way, error.code) not in self._refused_before:
+            self._refused_before.add((way, error.code))
+            return False
+        self._lasting_results.add(error.code)
+        return True
 
     def _read_by(self, way: str, session: MeterSession, window: Window, layout: Layout) -> _Answer:
         if way == "range":
@@ -378,7 +397,7 @@ class ProfileReader:
             try:
                 buffer = self._fetch(session, selection)
             except (ObjectError, ServiceRefused) as error:
-                if _is_passing(error) or kind == kinds[-1]:
+                if self._may_pass(error) or kind == kinds[-1]:
                     raise
                 continue
             ends = range_ends(window.from_ms, window.to_ms, kind, self._zone)
@@ -409,12 +428,6 @@ class ProfileReader:
 
     def _ref(self, attribute: int) -> AttributeRef:
         return AttributeRef(PROFILE_CLASS, self.settings.obis, attribute)
-
-
-def _is_passing(error: DlmsConnectorError) -> bool:
-    return isinstance(error, ObjectError) and (
-        error.code in _PASSING_RESULTS or isinstance(error, OrderUnknown)
-    )
 
 
 def _not_understood(message: str) -> DlmsConnectorError:

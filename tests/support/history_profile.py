@@ -52,7 +52,7 @@ def random_habits(rng: random.Random, period_s: int) -> Habits:
     def some(share: float) -> bool:
         return rng.random() < share
 
-    codes = (250, 11, 3, 9, 12)
+    codes = (250, 11, 2, 3, 9, 12)
     null_clocks, null_unchanged = some(0.35), some(0.3)
     return Habits(
         unix=some(0.2),
