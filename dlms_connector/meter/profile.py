@@ -31,11 +31,12 @@ from dlms_connector.meter.profile_book import (
     BYTES_BEHIND,
     DUPLICATE_TIME,
     LATER_THAN_NOW,
+    NO_NUMBER,
     OUTSIDE,
     RowBook,
     short_text,
 )
-from dlms_connector.meter.profile_entries import EntryAccess
+from dlms_connector.meter.profile_entries import EntryAccess, OrderUnknown
 from dlms_connector.meter.profile_rows import (
     CLOCK,
     PROFILE_CLASS,
@@ -44,6 +45,7 @@ from dlms_connector.meter.profile_rows import (
     TimedRows,
     TimeRules,
     distinct_rows,
+    has_no_number,
     has_null_clock,
     is_of_another_layout,
     parse_capture_objects,
@@ -68,7 +70,7 @@ _SMALLEST_SLICE_MS = 3_600_000
 _SHORTEST_PATIENCE_S, _LONGEST_PATIENCE_S = 1.0, 5.0
 _QUICK = 0.3
 _ACCESS_ORDER = ("range", "entry", "whole")
-_PASSING_RESULTS = (1, 2)  # hardware fault, temporary failure: no word on the way of access
+_PASSING_RESULTS = (1, 2)  # hardware fault, temporary failure: no word on the way of access, at first
 _ENDS_ORDER = ("deviation", "noDeviation", "wholeHours")
 _PROOFS = 3  # windows that range refused and another way showed to hold rows
 _RANGE_AGAIN_MS = 86_400_000
@@ -164,6 +166,7 @@ class ProfileReader:
         self.settings = settings
         self._wall_ms = wall_ms
         self.layout: Layout | None = None
+        self._told = Layout((), 0)  # as the meter told it: what is withheld for want of a scaler is in it
         self._scaled = False
         self._generation = 0
         self.book = RowBook(lambda text: on_event(f"{settings.obis}: {text}"))
@@ -175,6 +178,8 @@ class ProfileReader:
         self._access = _AccessMemory(device, settings, state)
         self._ends: tuple[str, ...] = _ENDS_ORDER if settings.range_ends == "auto" else (settings.range_ends,)
         self._odd_counts: set[int] = set()
+        self._refused_before: set[tuple[str, int]] = set()
+        self._lasting_results: set[int] = set()
 
     @property
     def access(self) -> str:
@@ -204,10 +209,10 @@ class ProfileReader:
                     f"the profile {self.settings.obis} has no clock among its columns: its rows bear no time",
                     layer=Layer.DATA,
                 )
-            self.layout, self._scaled = layout, False
+            self.layout, self._told, self._scaled = layout, layout, False
         if not self._scaled or self._generation != session.facts.generation:
             self._generation = session.facts.generation
-            self.layout = self._with_scalers(session, self.layout)
+            self.layout = self._with_scalers(session, self._told)
         return self.layout
 
     def _with_scalers(self, session: MeterSession, layout: Layout) -> Layout:
@@ -250,7 +255,7 @@ class ProfileReader:
         layout = self.learn(session)
         answer = self._read(session, window, layout)
         layout = self._layout_of(session, answer.buffer, layout)
-        timed = self._timed(session, answer.buffer, layout, window, answer.ends)
+        timed = self._timed(session, answer.buffer, layout, answer.ends)
         rows = self._enter(timed, window, layout)
         self._access.note(answer, bool(rows))
         if answer.ends_kind and rows:
@@ -274,11 +279,26 @@ class ProfileReader:
         session: MeterSession,
         buffer: list[Value],
         layout: Layout,
-        window: Window,
         ends: tuple[int, int] | None,
     ) -> TimedRows:
-        """Rows with their moments; a null time is computed by the order and by what is possible in this answer."""
-        newest_first = self._entries.newest_first(session) if has_null_clock(buffer, layout) else None
+        """Rows with their moments; a null time is computed by the order and by what is possible in this answer.
+
+        Raises:
+            OrderUnknown: the meter does not tell its order now, and the times depend on it.
+        """
+        if not has_null_clock(buffer, layout):
+            return self._timed_by(None, buffer, layout, ends)
+        try:
+            return self._timed_by(self._entries.newest_first(session), buffer, layout, ends)
+        except OrderUnknown:
+            forwards, backwards = (self._timed_by(order, buffer, layout, ends) for order in (False, True))
+            if forwards == backwards:
+                return forwards
+            raise
+
+    def _timed_by(
+        self, newest_first: bool | None, buffer: list[Value], layout: Layout, ends: tuple[int, int] | None
+    ) -> TimedRows:
         now_ms = self._wall_ms() + layout.capture_period_s * 1000
         # A meter that is ahead writes rows of the future: one that says how it sorts is believed so far.
         latest_ms = now_ms if ends is not None or newest_first is not False else now_ms + _FUTURE_MS
@@ -312,6 +332,9 @@ class ProfileReader:
         self.book.deliver(len(inside))
         for reason, raw in timed.remarks:
             self.book.remark(reason, raw)
+        for row in inside:
+            if has_no_number(row, layout):
+                self.book.remark(NO_NUMBER, tuple(row.values))
         return sorted(inside, key=lambda row: row.ts_ms)
 
     def _read(self, session: MeterSession, window: Window, layout: Layout) -> _Answer:
@@ -320,9 +343,26 @@ class ProfileReader:
             try:
                 return self._read_by(way, session, window, layout)
             except (ObjectError, ServiceRefused) as error:
-                if _is_passing(error) or way == ways[-1]:
+                if way == ways[-1] or (self._may_pass(error) and not self._is_repeated(way, error)):
                     raise
         raise AssertionError("there is always a way of access")
+
+    def _may_pass(self, error: DlmsConnectorError) -> bool:
+        """Whether the refusal is no word on the way of access: the same is asked again later."""
+        if not isinstance(error, ObjectError):
+            return False
+        passing = error.code in _PASSING_RESULTS and error.code not in self._lasting_results
+        return passing or isinstance(error, OrderUnknown)
+
+    def _is_repeated(self, way: str, error: DlmsConnectorError) -> bool:
+        """Whether the meter refused this way like that before: some say "temporary failure" of every empty range."""
+        if not isinstance(error, ObjectError) or error.code not in _PASSING_RESULTS:
+            return False
+        if (way, error.code) not in self._refused_before:
+            self._refused_before.add((way, error.code))
+            return False
+        self._lasting_results.add(error.code)
+        return True
 
     def _read_by(self, way: str, session: MeterSession, window: Window, layout: Layout) -> _Answer:
         if way == "range":
@@ -334,7 +374,7 @@ class ProfileReader:
                 window.to_ms,
                 period_s=layout.capture_period_s,
                 fetch=lambda selection: self._fetch(session, selection),
-                timed=lambda rows: self._timed(session, rows, layout, window, None).rows,
+                timed=lambda rows: self._timed(session, rows, layout, None).rows,
             )
             return _Answer(buffer, way)
         return _Answer(self._fetch(session), way)
@@ -357,7 +397,7 @@ class ProfileReader:
             try:
                 buffer = self._fetch(session, selection)
             except (ObjectError, ServiceRefused) as error:
-                if _is_passing(error) or kind == kinds[-1]:
+                if self._may_pass(error) or kind == kinds[-1]:
                     raise
                 continue
             ends = range_ends(window.from_ms, window.to_ms, kind, self._zone)
@@ -388,10 +428,6 @@ class ProfileReader:
 
     def _ref(self, attribute: int) -> AttributeRef:
         return AttributeRef(PROFILE_CLASS, self.settings.obis, attribute)
-
-
-def _is_passing(error: DlmsConnectorError) -> bool:
-    return isinstance(error, ObjectError) and error.code in _PASSING_RESULTS
 
 
 def _not_understood(message: str) -> DlmsConnectorError:
@@ -456,8 +492,9 @@ class ProfileTask:
             self._halve_slice()
             raise
         except DlmsConnectorError as error:
-            pause_s = _RETRY_S if isinstance(error, ScalerUnknown) else max(_RETRY_S, self._period_s())
-            if isinstance(error, ObjectError) and not isinstance(error, ScalerUnknown):
+            waits = isinstance(error, (ScalerUnknown, OrderUnknown))
+            pause_s = _RETRY_S if waits else max(_RETRY_S, self._period_s())
+            if isinstance(error, ObjectError) and not waits:
                 pause_s = self._after_refusal(error, pause_s)
             self._due_s = self._clock() + pause_s
             raise

@@ -7,7 +7,8 @@ from itertools import chain
 
 from dlms_connector.cosem.services import AttributeRef, Selection
 from dlms_connector.cosem.values import Value
-from dlms_connector.errors import ObjectError, ServiceRefused
+from dlms_connector.errors import DlmsConnectorError, InvalidAnswer, ObjectError, ServiceRefused
+from dlms_connector.meter.facts import REFUSALS, REFUSED_OVER_MS
 from dlms_connector.meter.profile_rows import PROFILE_CLASS, Row, entry_selection
 from dlms_connector.meter.session import MeterSession
 from dlms_connector.obis import Obis
@@ -19,6 +20,11 @@ _OLDEST_FIRST, _NEWEST_FIRST = (
 )  # sort_method FIFO and LIFO (Blue Book 4.3.6); others are no order of time
 _FEW_ENTRIES = 8
 _MAX_ENTRIES = 100_000
+_MANY_TIMELESS = 100  # in a row: the clocks of this profile cannot be read at all
+
+
+class OrderUnknown(InvalidAnswer):
+    """The meter does not tell now whether the newest row comes first, and the rows asked for depend on it."""
 
 
 class EntryAccess:
@@ -32,7 +38,9 @@ class EntryAccess:
         self._obis = obis
         self._wall_ms = wall_ms
         self._newest_first: bool | None = None
-        self._order_asked = False
+        self._order_told = False
+        self._refusals = 0
+        self._first_refusal_ms = 0
 
     def read(
         self,
@@ -52,6 +60,7 @@ class EntryAccess:
             timed: gives rows in the meter's order their moments.
 
         Raises:
+            OrderUnknown: the meter does not tell now from which end it counts.
             LinkError, ObjectError, ServiceRefused.
         """
         in_use = session.get(self._ref(_ENTRIES_IN_USE))
@@ -89,24 +98,41 @@ class EntryAccess:
         sizes = _growing(_MAX_ENTRIES)
         while first > 1 and len(rows) < _MAX_ENTRIES:
             known = by_age(rows)
-            if not known or known[0].ts_ms <= from_ms:
-                break
+            if known[0].ts_ms <= from_ms if known else len(rows) > _MANY_TIMELESS:
+                break  # rows whose clock cannot be read do not tell where the window begins
             before = max(1, first - next(sizes))
             rows = entries(before, first - 1) + rows
             first = before
         return turned(rows)
 
     def newest_first(self, session: MeterSession) -> bool | None:
-        """Whether the newest row comes first, None where the meter does not say; asked for once. Raises LinkError."""
-        if not self._order_asked:
+        """Whether the newest row comes first, None where the meter has no such order or never tells it.
+
+        Raises:
+            OrderUnknown: the meter does not tell it now.
+            LinkError.
+        """
+        if not self._order_told:
             try:
                 method = session.get(self._ref(_SORT_METHOD))
-            except (ObjectError, ServiceRefused):
-                method = None
-            self._order_asked = True
+            except (ObjectError, ServiceRefused) as error:
+                self._refused(error)
+                return None
+            self._order_told = True
             if method in (_OLDEST_FIRST, _NEWEST_FIRST):
                 self._newest_first = method == _NEWEST_FIRST
         return self._newest_first
+
+    def _refused(self, error: DlmsConnectorError) -> None:
+        """As with scalers: refused again and again over minutes, it counts as never told. Raises OrderUnknown."""
+        now_ms = self._wall_ms()
+        self._refusals += 1
+        if self._refusals == 1:
+            self._first_refusal_ms = now_ms
+        if self._refusals < REFUSALS or now_ms - self._first_refusal_ms < REFUSED_OVER_MS:
+            raise OrderUnknown(
+                f"the order of the rows of {self._obis} is not known: {error.message}", hint="try again"
+            ) from error
 
     def _ref(self, attribute: int) -> AttributeRef:
         return AttributeRef(PROFILE_CLASS, self._obis, attribute)

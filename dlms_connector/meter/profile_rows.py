@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, tzinfo
+from math import isfinite
 
 from dlms_connector.config.reading import ObjectDefinition
 from dlms_connector.cosem.clock import decode_clock, encode_clock, encode_parts
@@ -310,9 +311,9 @@ def _moments(clocks: Sequence[Value], period_ms: int, rules: TimeRules) -> list[
     known = [_moment(clock, rules.zone, rules.deviation_reversed) for clock in clocks]
     if None not in clocks:
         return known
-    steps = _steps(clocks, known)
     if period_ms <= 0:
-        return _filled(clocks, known, steps.pop() if len(steps) == 1 else None)
+        return known  # how far apart rows are that were sent does not tell it: some were never captured
+    steps = _steps(clocks, known)
     forwards, backwards = _filled(clocks, known, period_ms), _filled(clocks, known, -period_ms)
     rises, falls = any(step > 0 for step in steps), any(step < 0 for step in steps)
     if rises != falls:
@@ -337,7 +338,7 @@ def _steps(clocks: Sequence[Value], known: Sequence[int | None]) -> set[float]:
     return steps
 
 
-def _filled(clocks: Sequence[Value], known: Sequence[int | None], step_ms: float | None) -> list[int | None]:
+def _filled(clocks: Sequence[Value], known: Sequence[int | None], step_ms: int) -> list[int | None]:
     """The known times, and those that follow from the row before them by one step each."""
     filled: list[int | None] = []
     last: int | None = None
@@ -345,7 +346,7 @@ def _filled(clocks: Sequence[Value], known: Sequence[int | None], step_ms: float
         if clock is not None:
             last = moment
         elif last is not None:
-            last = None if step_ms is None else last + round(step_ms)
+            last += step_ms
         filled.append(last)
     return filled
 
@@ -402,11 +403,23 @@ _AS_IT_IS = ObjectDefinition.model_construct(
 
 
 def row_readings(row: Row, layout: Layout) -> list[Reading]:
-    """The readings of one row; null columns give none."""
+    """The readings of one row; null columns, and numbers that are not finite, give none."""
     readings = []
     for column, value in zip(layout.columns, row.values, strict=True):
         if column.key is None or value is None:
             continue
         plain: Plain = apply_definition(value, _AS_IT_IS, column.exponent)
+        if isinstance(plain, float) and not isfinite(plain):
+            continue
         readings.append(Reading(column.key, plain, column.unit, row.ts_ms))
     return readings
+
+
+def has_no_number(row: Row, layout: Layout) -> bool:
+    """Whether a number of this row is not finite, as it is or with its scaler: `row_readings` leaves it out."""
+    for column, value in zip(layout.columns, row.values, strict=True):
+        if value.__class__ is float and column.key is not None:
+            plain = apply_definition(value, _AS_IT_IS, column.exponent)
+            if isinstance(plain, float) and not isfinite(plain):
+                return True
+    return False

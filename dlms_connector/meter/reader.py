@@ -61,6 +61,7 @@ class RegisterReader:
         self._breaks: tuple[str, int] | None = None
         """The register at which the link last ended, and how often in a row."""
         self._profile_scalers: tuple[Association, dict[tuple[int, Obis], tuple[int, str, str]]] | None = None
+        self._owed: set[AttributeRef] = set()
         self.came_in_list = False
         """Whether the last results came in a list, so that its word is still to be checked."""
         self.refresh_ms = 0
@@ -73,7 +74,11 @@ class RegisterReader:
             if ask or any(register.needs_scaler for register in batch.registers):
                 self._settle(association, batch.registers)
         request = batch.list_request
-        if request is not None and len(batch.registers) <= self.limit.size:
+        if (
+            request is not None
+            and len(batch.registers) <= self.limit.size
+            and (not self._owed or self._owed.isdisjoint(request.refs))
+        ):
             results = self._get_list(association, request)
             if results is not None:
                 self.came_in_list = True
@@ -128,17 +133,35 @@ class RegisterReader:
         except ObjectError as error:
             self._served(register)
             return error
+        except (
+            ServiceRefused
+        ) as error:  # to this object alone, for all that is known: its neighbours are asked
+            self._served(register)
+            return _of_object(register.ref, error)
         except (LinkTimeout, LinkClosed) as error:
             if served > association.responses_at_open:
                 self._broke(association, register, error)
             raise
-        if self._breaks is not None or self.limit.on_trial:
+        if self._breaks is not None or self._owed or self.limit.on_trial:
             self._served(register)
         if register.refused_until_s:
             self._rejoin(register)
         return value
 
+    def _owe(self, refs: Sequence[AttributeRef]) -> None:
+        """A list ended the association: what it asked for, and all that may have stood behind it, is asked alone next.
+
+        Whatever is found out meanwhile of the length of lists, one that fails too would cost these values once more.
+        """
+        self._owed.update(refs)
+        for register in self._plan.registers:
+            self._owed.add(register.ref)
+            if register.scaler_ref is not None:
+                self._owed.add(register.scaler_ref)
+
     def _served(self, register: Register) -> None:
+        if self._owed:
+            self._owed.discard(register.ref)
         if self._breaks is not None and self._breaks[0] == register.key:
             self._breaks = None
         self._answered_alone()
@@ -172,6 +195,7 @@ class RegisterReader:
         except (LinkTimeout, LinkClosed, ProtocolError):
             # Some meters fall silent or hang up on a list instead of refusing it.
             self.limit.failed(count, f"the meter never answered a list of {count}")
+            self._owe(request.refs)
             raise
         else:
             self.limit.worked(count)
@@ -215,6 +239,7 @@ class RegisterReader:
     def forget(self) -> None:
         """Nothing is known any more: scalers, how long lists may be, what was set aside."""
         self.limit.forget()
+        self._owed.clear()
         for register in self._plan.registers:
             register.alone, register.disputes, register.confirmed = False, 0, None
             register.refused_until_s = 0.0
@@ -275,20 +300,23 @@ class RegisterReader:
         return scalers
 
     def _read_refs(self, association: Association, refs: Sequence[AttributeRef]) -> list[Value | ObjectError]:
-        """Scalers by lists where lists work; what a list does not give well is asked for alone."""
+        """Scalers by lists where lists work; what a list does not give well is asked for alone.
+
+        After a list that was not answered all of them are: the next list might end the association once more.
+        """
         results: list[Value | ObjectError] = []
         start = 0
+        singly = self.limit.on_trial or not association.conformance.multiple_references
         while start < len(refs):
-            size = (
-                min(self.limit.size, self._plan.list_size)
-                if association.conformance.multiple_references
-                else 1
-            )
+            size = 1 if singly else min(self.limit.size, self._plan.list_size)
             part = refs[start : start + size]
+            if self._owed and not self._owed.isdisjoint(part):
+                part = part[:1]
             several = self._get_list(association, ListRequest(part)) if len(part) > 1 else None
             if several is None:
                 part = refs[start : start + 1]
                 several = [self._get_one(association, part[0])]
+                self._owed.discard(part[0])
                 self._answered_alone()
             else:
                 several = [
@@ -310,6 +338,13 @@ class RegisterReader:
             return services.get(association, ref)
         except ObjectError as error:
             return error
+        except ServiceRefused as error:
+            return _of_object(ref, error)
+
+
+def _of_object(ref: AttributeRef, error: ServiceRefused) -> InvalidAnswer:
+    """An exception instead of an answer, as what became of one object."""
+    return InvalidAnswer(f"{ref}: {error.message}", hint=error.hint)
 
 
 def _word(register: Register, result: Value | ObjectError) -> object:

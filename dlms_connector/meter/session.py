@@ -312,7 +312,6 @@ class MeterSession:
 
         Raises:
             LinkError: the association is over.
-            ServiceRefused: the meter does not do GET at all.
         """
         try:  # not `_exchange`: this is the hot path
             association = self._require_association()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 from decimal import Decimal, InvalidOperation
+from math import isfinite
 from typing import Any
 
 from dlms_connector.cosem.clock import encode_clock
@@ -72,7 +73,7 @@ def to_typed(value: Any, kind: DataType, *, exponent: int = 0) -> TypedValue:
     try:
         typed = TypedValue(kind, _convert(value, kind, exponent))
         encode(typed)
-    except (ValueError, TypeError, InvalidOperation) as error:
+    except (ValueError, TypeError, InvalidOperation, OverflowError) as error:
         raise CommandError(f"the value does not fit {kind.name.lower()}: {error}") from error
     return typed
 
@@ -83,7 +84,10 @@ def _convert(value: Any, kind: DataType, exponent: int) -> Any:
     if kind in _INTEGERS:
         return unscale(_number(value), exponent)
     if kind in (DataType.FLOAT32, DataType.FLOAT64):
-        return float(_number(value))
+        number = float(_number(value).scaleb(-exponent))
+        if not isfinite(number):
+            raise ValueError("the number is too large")
+        return number
     if kind is DataType.BOOLEAN:
         return _boolean(value)
     if kind is DataType.OCTET_STRING:
@@ -92,6 +96,8 @@ def _convert(value: Any, kind: DataType, exponent: int) -> Any:
         wrapper = {DataType.DATE_TIME: DateTime, DataType.DATE: Date, DataType.TIME: Time}[kind]
         return wrapper(_octets(value))
     if kind in (DataType.NULL, DataType.DONT_CARE):
+        if value is not None:
+            raise TypeError("null holds no value; name the type to write")
         return None
     if not isinstance(value, str):
         raise TypeError(f"a text is needed, not {type(value).__name__}")

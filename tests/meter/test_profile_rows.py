@@ -28,8 +28,10 @@ from dlms_connector.meter.profile_rows import (
     CLOCK,
     Column,
     Layout,
+    Row,
     TimeRules,
     distinct_rows,
+    has_no_number,
     parse_capture_objects,
     range_ends,
     range_selection,
@@ -174,9 +176,15 @@ def test_where_both_orders_are_impossible_the_sort_method_is_believed() -> None:
 def test_a_capture_period_of_zero_is_unknown() -> None:
     timed = time_rows([(at(0), 1), (None, 2)], layout(0), TimeRules(UTC))
     assert [reason for reason, _ in timed.left_out] == [TIME_UNKNOWN]
-    assert minutes_of([(at(0), 1), (None, 2), (at(20), 3), (None, 4)], period_s=0) == [0, 10, 20, 30]
-    assert minutes_of([(at(20), 1), (at(15), 2), (None, 3)], period_s=0) == [20, 15, 10]
-    assert minutes_of([(at(0), 1), (at(5), 2), (at(20), 3), (None, 4)], period_s=0) == [0, 5, 20]
+    assert minutes_of([(at(0), 1), (None, 2), (at(20), 3), (None, 4)], period_s=0) == [0, 20]
+    assert minutes_of([(at(20), 1), (at(15), 2), (None, 3)], period_s=0) == [20, 15]
+
+
+def test_a_number_that_is_not_finite_is_no_value_and_is_told() -> None:
+    row = Row(MIDNIGHT_S * 1000, (at(0), float("nan")))
+    assert has_no_number(row, layout())
+    assert not row_readings(row, layout())
+    assert not has_no_number(Row(MIDNIGHT_S * 1000, (at(0), 1.5)), layout())
 
 
 def test_events_of_one_second_keep_their_order_whichever_end_comes_first() -> None:

@@ -22,6 +22,12 @@ def test_a_scaled_value_goes_back_to_the_same_raw_number(raw: int, exponent: int
         assert to_typed(value, DataType.INT32, exponent=exponent).value == raw
 
 
+@pytest.mark.parametrize("kind", [DataType.FLOAT32, DataType.FLOAT64])
+def test_a_number_of_floating_point_is_scaled_back_as_well(kind: DataType) -> None:
+    assert to_typed(5000, kind, exponent=3).value == 5.0
+    assert to_typed("231.5", kind, exponent=-1).value == 2315.0
+
+
 @pytest.mark.parametrize(
     ("value", "kind", "expected"),
     [
@@ -55,6 +61,9 @@ def test_values_and_types(value: Any, kind: DataType, expected: Any) -> None:
         ([1, 2], DataType.ARRAY, 0),
         ("ab", DataType.STRUCTURE, 0),
         (None, DataType.FLOAT32, 0),
+        (5, DataType.NULL, 0),
+        ("1e400", DataType.FLOAT64, 0),
+        ("1e40", DataType.FLOAT32, 0),
     ],
 )
 def test_what_does_not_fit_is_told_and_never_rounded(value: Any, kind: DataType, exponent: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -37,7 +36,7 @@ class FactMeter:
         if apdu[0] == 0x62:
             return bytes.fromhex("6303800100")
         if apdu[0] == 0xC1:
-            self.writes.append((_ref(apdu[3:12]), apdu[13:]))
+            self.writes.append((ref_of(apdu[3:12]), apdu[13:]))
             return bytes((0xC5, 1, apdu[2], 0))
         if apdu[1] == 1:
             return bytes((0xC4, 1, apdu[2])) + self._result(apdu[3:12])
@@ -48,12 +47,13 @@ class FactMeter:
         return bytes((0xC4, 3, apdu[2], count)) + b"".join(results)
 
     def _result(self, key: bytes) -> bytes:
-        ref = _ref(key)
+        ref = ref_of(key)
         code = self.refuse(ref) if ref in self.values else 4
         return bytes((1, code)) if code else b"\x00" + self.values[ref]
 
 
-def _ref(key: bytes) -> AttributeRef:
+def ref_of(key: bytes) -> AttributeRef:
+    """The attribute that these nine bytes of a request name."""
     return AttributeRef(int.from_bytes(key[:2], "big"), Obis.from_bytes(key[2:8]), key[8])
 
 
@@ -89,21 +89,3 @@ class FactChannel:
 
     def interrupt(self) -> None:
         self.is_open = False
-
-
-TYPES = {
-    0x05: (4, True),
-    0x06: (4, False),
-    0x10: (2, True),
-    0x12: (2, False),
-    0x14: (8, True),
-    0x15: (8, False),
-}
-
-
-def random_number(rng: random.Random) -> bytes:
-    """An encoded integer of a random type and magnitude."""
-    tag = rng.choice(list(TYPES))
-    size, _ = TYPES[tag]
-    used = rng.randint(1, size)
-    return bytes((tag,)) + bytes(size - used) + rng.randbytes(used)
