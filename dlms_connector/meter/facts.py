@@ -30,6 +30,7 @@ REFUSED_OVER_MS = 120_000
 _SCALERS, _ABILITIES, _IDENTITY = "scalers", "abilities", "identity"
 _KINDS = (_SCALERS, _ABILITIES, _IDENTITY)
 _LIST_LIMIT, _RELEASE = "list limit", "release"
+_MARKED = "marked as unscaled"  # of what the server was told, no fact of the meter: no cause, not forgotten
 
 
 class Standing(Enum):
@@ -95,6 +96,8 @@ class MeterFacts:
         self._scalers: dict[str, tuple[Scaler, int]] = {}
         self._refused: dict[str, _Refusals] = {}
         self._identity: dict[str, str] = {}
+        self.marked = frozenset(state.get_all(self._name, _MARKED))
+        """Keys that the server was told to hold numbers without a scaler; whoever reads the meter next takes it back."""
         self._recall()
 
     def _recall(self) -> None:
@@ -197,6 +200,15 @@ class MeterFacts:
             self._identity.clear()
         try:
             forget(self._state, self._name, keep=(_IDENTITY,) if keep_identity else ())
+        except StateError as error:
+            self._not_kept(error)
+
+    def mark(self, keys: Iterable[str]) -> None:
+        """The server was told of these keys, and of no others."""
+        self.marked = frozenset(keys)
+        try:
+            self._state.forget(self._name, _MARKED)
+            self._state.put_many(self._name, _MARKED, dict.fromkeys(self.marked, True))
         except StateError as error:
             self._not_kept(error)
 
