@@ -97,7 +97,7 @@ class MeterFacts:
         self._refused: dict[str, _Refusals] = {}
         self._identity: dict[str, str] = {}
         self.marked = frozenset(state.get_all(self._name, _MARKED))
-        """Keys that the server was told to hold numbers without a scaler; whoever reads the meter next takes it back."""
+        """Keys of which the server was told that they have no scaler; the next reader of the meter takes it back."""
         self._recall()
 
     def _recall(self) -> None:
