@@ -96,6 +96,7 @@ class MeterFacts:
         self._scalers: dict[str, tuple[Scaler, int]] = {}
         self._refused: dict[str, _Refusals] = {}
         self._identity: dict[str, str] = {}
+        self._abilities: dict[str, tuple[object, int]] = {}
         self.marked = frozenset(state.get_all(self._name, _MARKED))
         """Keys of which the server was told that they have no scaler; the next reader of the meter takes it back."""
         self._recall()
@@ -110,6 +111,9 @@ class MeterFacts:
         for key, fact in self._state.get_facts(self._name, _IDENTITY).items():
             if fact.cause == self._cause and isinstance(fact.value, str):
                 self._identity[key] = fact.value
+        for key, fact in self._state.get_facts(self._name, _ABILITIES).items():
+            if fact.cause in ("", self._cause):
+                self._abilities[key] = (fact.value, fact.until_ms)
 
     def scaler(self, ref: AttributeRef) -> Scaler | None:
         """The scaler at this place, None unless it is known now."""
@@ -196,6 +200,7 @@ class MeterFacts:
         self.generation += 1
         self._scalers.clear()
         self._refused.clear()
+        self._abilities.clear()
         if not keep_identity:
             self._identity.clear()
         try:
@@ -231,13 +236,13 @@ class MeterFacts:
         self._learn_ability(_RELEASE, False)
 
     def _ability(self, key: str) -> object:
-        fact = self._state.get_facts(self._name, _ABILITIES).get(key)
-        if fact is None or fact.cause not in ("", self._cause):
-            return None
-        return None if fact.until_ms and fact.until_ms <= self._wall_ms() else fact.value
+        value, until_ms = self._abilities.get(key, (None, 0))
+        return None if until_ms and until_ms <= self._wall_ms() else value
 
     def _learn_ability(self, key: str, value: int) -> None:
-        self._keep(_ABILITIES, {key: value}, self._wall_ms() + LIFE_MS)
+        until_ms = self._wall_ms() + LIFE_MS
+        self._abilities[key] = (value, until_ms)
+        self._keep(_ABILITIES, {key: value}, until_ms)
 
 
 def forget(state: StateStore, device_name: str, *, keep: Iterable[str] = ()) -> None:
