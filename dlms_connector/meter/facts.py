@@ -19,9 +19,10 @@ from typing import NamedTuple
 from dlms_connector.config.settings import DeviceSettings
 from dlms_connector.cosem.services import AttributeRef
 from dlms_connector.cosem.units import MAX_SCALER
-from dlms_connector.errors import InvalidAnswer, StateError
+from dlms_connector.errors import InvalidAnswer
 from dlms_connector.meter.links import server_key
 from dlms_connector.state import StateStore
+from dlms_connector.state.keeper import Keeper
 
 LIFE_MS = 30 * 86_400_000
 REFUSALS = 3
@@ -88,7 +89,7 @@ class MeterFacts:
         """Rises whenever facts were dropped: who keeps a copy asks again."""
         self._name = device.device_name
         self._state = state
-        self._told_state = False
+        self._keeper = Keeper(on_event)
         self._on_event = on_event
         self._wall_ms = wall_ms
         self._ask_again_ms = device.refused_register_period_ms
@@ -157,15 +158,9 @@ class MeterFacts:
 
     def _keep(self, kind: str, values: dict[str, object], until_ms: int = 0) -> None:
         """On disk if it can be: where not, it is known until the process ends, and that is told once."""
-        try:
-            self._state.put_many(self._name, kind, values, cause=self._cause, until_ms=until_ms)
-        except StateError as error:
-            self._not_kept(error)
-
-    def _not_kept(self, error: StateError) -> None:
-        if not self._told_state:
-            self._told_state = True
-            self._on_event(f"what is learned of the meter is not kept: {error.explain()}")
+        self._keeper.attempt(
+            lambda: self._state.put_many(self._name, kind, values, cause=self._cause, until_ms=until_ms)
+        )
 
     def refuse_scaler(self, ref: AttributeRef, reason: str) -> None:
         """The meter did not tell it. After some refusals over some minutes that is an answer: there is none."""
@@ -203,19 +198,16 @@ class MeterFacts:
         self._abilities.clear()
         if not keep_identity:
             self._identity.clear()
-        try:
-            forget(self._state, self._name, keep=(_IDENTITY,) if keep_identity else ())
-        except StateError as error:
-            self._not_kept(error)
+        kept = (_IDENTITY,) if keep_identity else ()
+        self._keeper.attempt(lambda: forget(self._state, self._name, keep=kept))
 
     def mark(self, keys: Iterable[str]) -> None:
         """The server was told of these keys, and of no others."""
         self.marked = frozenset(keys)
-        try:
-            self._state.forget(self._name, _MARKED)
-            self._state.put_many(self._name, _MARKED, dict.fromkeys(self.marked, True))
-        except StateError as error:
-            self._not_kept(error)
+        self._keeper.attempt(lambda: self._state.forget(self._name, _MARKED))
+        self._keeper.attempt(
+            lambda: self._state.put_many(self._name, _MARKED, dict.fromkeys(self.marked, True))
+        )
 
     @property
     def list_limit(self) -> int | None:

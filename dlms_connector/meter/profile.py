@@ -57,6 +57,7 @@ from dlms_connector.meter.schedule import phase_of
 from dlms_connector.meter.session import MeterSession
 from dlms_connector.meter.zones import zone_for
 from dlms_connector.state import StateStore
+from dlms_connector.state.keeper import Keeper
 
 _FACT_CURSOR = "cursor"
 _FACT_ACCESS = "profile access 2"  # what releases before kept as "profile access" came from one refused range
@@ -100,9 +101,12 @@ class _AccessMemory:
     range is tried again each day. Access by entry alone goes on disk: the whole buffer is no way for good.
     """
 
-    def __init__(self, device: DeviceSettings, settings: ProfileSettings, state: StateStore) -> None:
+    def __init__(
+        self, device: DeviceSettings, settings: ProfileSettings, state: StateStore, keeper: Keeper
+    ) -> None:
         self._name, self._key = device.device_name, str(settings.obis)
         self._state = state
+        self._keeper = keeper
         self._given = settings.access if settings.access != "auto" else None
         known = state.get_all(self._name, _FACT_ACCESS).get(self._key)
         self._believed = "entry" if known == "entry" else "range"
@@ -142,7 +146,7 @@ class _AccessMemory:
             return
         self._believed = way
         if way != "whole":
-            self._state.put(self._name, _FACT_ACCESS, self._key, way)
+            self._keeper.attempt(lambda: self._state.put(self._name, _FACT_ACCESS, self._key, way))
 
 
 class ProfileReader:
@@ -172,7 +176,9 @@ class ProfileReader:
         self._zone = zone_for(device.clock.time_zone)
         self._reversed = device.clock.deviation_sign == "reversed"
         self._entries = EntryAccess(settings.obis, wall_ms)
-        self._access = _AccessMemory(device, settings, state)
+        self.keeper = Keeper(lambda text: on_event(f"{settings.obis}: {text}"))
+        """Writes what was learned of this profile, and how far it was read."""
+        self._access = _AccessMemory(device, settings, state, self.keeper)
         self._ends: tuple[str, ...] = _ENDS_ORDER if settings.range_ends == "auto" else (settings.range_ends,)
         self._odd_counts: set[int] = set()
 
@@ -520,7 +526,8 @@ class ProfileTask:
         while self._handed_over and self._clock() - self._handed_over[0][0] >= _SETTLE_S:
             settled = self._handed_over.popleft()[1]
         if settled is not None:
-            self._state.put(self._name, _FACT_CURSOR, str(self._settings.obis), settled)
+            key, ts_ms = str(self._settings.obis), settled
+            self._reader.keeper.attempt(lambda: self._state.put(self._name, _FACT_CURSOR, key, ts_ms))
 
     def _period_s(self) -> float:
         if self._settings.poll_period_ms is not None:
