@@ -77,7 +77,6 @@ class DevicePoller:
         self._resting = False
         self._owed: set[float] = set()
         self._sent_attributes: dict[str, Any] = {}
-        self._sent_unscaled: set[str] = set()
         self._told_problems: dict[str, str] = {}
         self.contact = Contact(
             device,
@@ -334,12 +333,12 @@ class DevicePoller:
 
     def _tell_unscaled(self) -> None:
         """Which keys hold numbers without their scaler, as the attribute `dlms_unscaled`, whenever that changes."""
-        if self.session.unscaled == self._sent_unscaled:
+        if self.session.unscaled == self.session.facts.marked:
             return
         unscaled = set(self.session.unscaled)
         names = Reading(UNSCALED_KEY, ", ".join(sorted(unscaled)), "", self._around.wall_ms())
         if self._around.uplink.deliver(self.device, [], [names]):
-            self._sent_unscaled = unscaled
+            self.session.facts.mark(unscaled)
 
     def _deliver(self, attribute_keys: frozenset[str], readings: list[Reading]) -> bool:
         """Hand over what was read; False when the gateway did not take it."""

@@ -23,6 +23,7 @@ from dlms_connector.meter.profile import ProfileReader, ProfileTask
 from dlms_connector.meter.session import MeterSession
 from dlms_connector.poller import DevicePoller
 from dlms_connector.state import StateStore
+from dlms_connector.state.keeper import Keeper
 from dlms_connector.surroundings import Log, Surroundings
 
 _FACT_DEVICE = "device"
@@ -112,6 +113,7 @@ class Fleet:
             self.pollers[name].health.clock_offset_s = offset_s
 
         book = Book()
+        keeper = Keeper(event)
         identity = (*device.transport.line_key, server_key(device.transport))
         with _holders_lock:
             poller = DevicePoller(
@@ -121,7 +123,9 @@ class Fleet:
                 self._around,
                 book=book,
                 announced=bool(self._state.get_all(name, _FACT_DEVICE).get("announced")),
-                on_announced=lambda: self._state.put(name, _FACT_DEVICE, "announced", True),
+                on_announced=lambda: keeper.attempt(
+                    lambda: self._state.put(name, _FACT_DEVICE, "announced", True)
+                ),
                 tasks=[
                     *(self._profile_task(device, profile, book, event) for profile in device.profiles),
                     ClockTask(device, clock_seen),

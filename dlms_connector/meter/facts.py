@@ -19,9 +19,10 @@ from typing import NamedTuple
 from dlms_connector.config.settings import DeviceSettings
 from dlms_connector.cosem.services import AttributeRef
 from dlms_connector.cosem.units import MAX_SCALER
-from dlms_connector.errors import InvalidAnswer, StateError
+from dlms_connector.errors import InvalidAnswer
 from dlms_connector.meter.links import server_key
 from dlms_connector.state import StateStore
+from dlms_connector.state.keeper import Keeper
 
 LIFE_MS = 30 * 86_400_000
 REFUSALS = 3
@@ -30,6 +31,7 @@ REFUSED_OVER_MS = 120_000
 _SCALERS, _ABILITIES, _IDENTITY = "scalers", "abilities", "identity"
 _KINDS = (_SCALERS, _ABILITIES, _IDENTITY)
 _LIST_LIMIT, _RELEASE = "list limit", "release"
+_MARKED = "marked as unscaled"  # of what the server was told, no fact of the meter: no cause, not forgotten
 
 
 class Standing(Enum):
@@ -87,7 +89,7 @@ class MeterFacts:
         """Rises whenever facts were dropped: who keeps a copy asks again."""
         self._name = device.device_name
         self._state = state
-        self._told_state = False
+        self._keeper = Keeper(on_event)
         self._on_event = on_event
         self._wall_ms = wall_ms
         self._ask_again_ms = device.refused_register_period_ms
@@ -95,6 +97,9 @@ class MeterFacts:
         self._scalers: dict[str, tuple[Scaler, int]] = {}
         self._refused: dict[str, _Refusals] = {}
         self._identity: dict[str, str] = {}
+        self._abilities: dict[str, tuple[object, int]] = {}
+        self.marked = frozenset(state.get_all(self._name, _MARKED))
+        """Keys of which the server was told that they have no scaler; the next reader of the meter takes it back."""
         self._recall()
 
     def _recall(self) -> None:
@@ -107,6 +112,9 @@ class MeterFacts:
         for key, fact in self._state.get_facts(self._name, _IDENTITY).items():
             if fact.cause == self._cause and isinstance(fact.value, str):
                 self._identity[key] = fact.value
+        for key, fact in self._state.get_facts(self._name, _ABILITIES).items():
+            if fact.cause in ("", self._cause):
+                self._abilities[key] = (fact.value, fact.until_ms)
 
     def scaler(self, ref: AttributeRef) -> Scaler | None:
         """The scaler at this place, None unless it is known now."""
@@ -150,15 +158,9 @@ class MeterFacts:
 
     def _keep(self, kind: str, values: dict[str, object], until_ms: int = 0) -> None:
         """On disk if it can be: where not, it is known until the process ends, and that is told once."""
-        try:
-            self._state.put_many(self._name, kind, values, cause=self._cause, until_ms=until_ms)
-        except StateError as error:
-            self._not_kept(error)
-
-    def _not_kept(self, error: StateError) -> None:
-        if not self._told_state:
-            self._told_state = True
-            self._on_event(f"what is learned of the meter is not kept: {error.explain()}")
+        self._keeper.attempt(
+            lambda: self._state.put_many(self._name, kind, values, cause=self._cause, until_ms=until_ms)
+        )
 
     def refuse_scaler(self, ref: AttributeRef, reason: str) -> None:
         """The meter did not tell it. After some refusals over some minutes that is an answer: there is none."""
@@ -193,12 +195,19 @@ class MeterFacts:
         self.generation += 1
         self._scalers.clear()
         self._refused.clear()
+        self._abilities.clear()
         if not keep_identity:
             self._identity.clear()
-        try:
-            forget(self._state, self._name, keep=(_IDENTITY,) if keep_identity else ())
-        except StateError as error:
-            self._not_kept(error)
+        kept = (_IDENTITY,) if keep_identity else ()
+        self._keeper.attempt(lambda: forget(self._state, self._name, keep=kept))
+
+    def mark(self, keys: Iterable[str]) -> None:
+        """The server was told of these keys, and of no others."""
+        self.marked = frozenset(keys)
+        self._keeper.attempt(lambda: self._state.forget(self._name, _MARKED))
+        self._keeper.attempt(
+            lambda: self._state.put_many(self._name, _MARKED, dict.fromkeys(self.marked, True))
+        )
 
     @property
     def list_limit(self) -> int | None:
@@ -219,13 +228,13 @@ class MeterFacts:
         self._learn_ability(_RELEASE, False)
 
     def _ability(self, key: str) -> object:
-        fact = self._state.get_facts(self._name, _ABILITIES).get(key)
-        if fact is None or fact.cause not in ("", self._cause):
-            return None
-        return None if fact.until_ms and fact.until_ms <= self._wall_ms() else fact.value
+        value, until_ms = self._abilities.get(key, (None, 0))
+        return None if until_ms and until_ms <= self._wall_ms() else value
 
     def _learn_ability(self, key: str, value: int) -> None:
-        self._keep(_ABILITIES, {key: value}, self._wall_ms() + LIFE_MS)
+        until_ms = self._wall_ms() + LIFE_MS
+        self._abilities[key] = (value, until_ms)
+        self._keep(_ABILITIES, {key: value}, until_ms)
 
 
 def forget(state: StateStore, device_name: str, *, keep: Iterable[str] = ()) -> None:

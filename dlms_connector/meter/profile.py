@@ -59,6 +59,7 @@ from dlms_connector.meter.schedule import phase_of
 from dlms_connector.meter.session import MeterSession
 from dlms_connector.meter.zones import zone_for
 from dlms_connector.state import StateStore
+from dlms_connector.state.keeper import Keeper
 
 _FACT_CURSOR = "cursor"
 _FACT_ACCESS = "profile access 2"  # what releases before kept as "profile access" came from one refused range
@@ -102,9 +103,12 @@ class _AccessMemory:
     range is tried again each day. Access by entry alone goes on disk: the whole buffer is no way for good.
     """
 
-    def __init__(self, device: DeviceSettings, settings: ProfileSettings, state: StateStore) -> None:
+    def __init__(
+        self, device: DeviceSettings, settings: ProfileSettings, state: StateStore, keeper: Keeper
+    ) -> None:
         self._name, self._key = device.device_name, str(settings.obis)
         self._state = state
+        self._keeper = keeper
         self._given = settings.access if settings.access != "auto" else None
         known = state.get_all(self._name, _FACT_ACCESS).get(self._key)
         self._believed = "entry" if known == "entry" else "range"
@@ -144,7 +148,7 @@ class _AccessMemory:
             return
         self._believed = way
         if way != "whole":
-            self._state.put(self._name, _FACT_ACCESS, self._key, way)
+            self._keeper.attempt(lambda: self._state.put(self._name, _FACT_ACCESS, self._key, way))
 
 
 class ProfileReader:
@@ -175,7 +179,9 @@ class ProfileReader:
         self._zone = zone_for(device.clock.time_zone)
         self._reversed = device.clock.deviation_sign == "reversed"
         self._entries = EntryAccess(settings.obis, wall_ms)
-        self._access = _AccessMemory(device, settings, state)
+        self.keeper = Keeper(lambda text: on_event(f"{settings.obis}: {text}"))
+        """Writes what was learned of this profile, and how far it was read."""
+        self._access = _AccessMemory(device, settings, state, self.keeper)
         self._ends: tuple[str, ...] = _ENDS_ORDER if settings.range_ends == "auto" else (settings.range_ends,)
         self._odd_counts: set[int] = set()
         self._refused_before: set[tuple[str, int]] = set()
@@ -544,7 +550,7 @@ class ProfileTask:
         """
         if self._cursor_ms is None or self._reader.layout is None:
             return pause_s if error.transient else max(pause_s, self._refused_s)
-        if self._reaches_now or _is_passing(error):
+        if self._reaches_now:
             return pause_s
         self._slice_ms *= 2
         return _RETRY_S
@@ -571,7 +577,8 @@ class ProfileTask:
         while self._handed_over and self._clock() - self._handed_over[0][0] >= _SETTLE_S:
             settled = self._handed_over.popleft()[1]
         if settled is not None:
-            self._state.put(self._name, _FACT_CURSOR, str(self._settings.obis), settled)
+            key, ts_ms = str(self._settings.obis), settled
+            self._reader.keeper.attempt(lambda: self._state.put(self._name, _FACT_CURSOR, key, ts_ms))
 
     def _period_s(self) -> float:
         if self._settings.poll_period_ms is not None:

@@ -268,6 +268,7 @@ class SimulatedFleet:
             device = self.device(serial)
             device.faults.clear()
             device.refused.clear()
+            device.refusals_left.clear()
             device.overrides.clear()
 
         self.call(work)
@@ -284,10 +285,30 @@ class SimulatedFleet:
         key = descriptor(class_id, obis, attribute)
         self.call(lambda: self.device(serial).overrides.update({key: raw}))
 
-    def refuse(self, serial: str, class_id: int, obis: Obis | str, attribute: int, code: int) -> None:
-        """Answer requests for an attribute or method with that data-access-result or action-result."""
+    def refuse(
+        self,
+        serial: str,
+        class_id: int,
+        obis: Obis | str,
+        attribute: int,
+        code: int,
+        *,
+        times: int | None = None,
+    ) -> None:
+        """Answer requests for an attribute or method with that data-access-result or action-result.
+
+        `times`: so many of them, None for all until `heal`.
+        """
         key = descriptor(class_id, obis, attribute)
-        self.call(lambda: self.device(serial).refused.update({key: code}))
+
+        def work() -> None:
+            device = self.device(serial)
+            device.refused[key] = code
+            device.refusals_left.pop(key, None)
+            if times is not None:
+                device.refusals_left[key] = times
+
+        self.call(work)
 
     def power(self, on: bool, serials: Iterable[str] | None = None) -> None:
         """Switch meters off or on; all of them when none is named."""

@@ -137,7 +137,7 @@ def _profile(kind: ProfileKind) -> CosemObject[LogicalDevice]:
         7,
         kind.obis,
         {
-            2: lambda meter: encode_rows(kind, meter, kind.moments(meter), kind.columns),
+            2: lambda meter: _whole(kind, meter),
             3: encode(array([column.capture_object() for column in kind.columns])),
             4: number(lambda meter: 0 if kind.is_log else kind.period_of(meter)),
             5: lambda meter: bytes((DataType.ENUM, 2 if meter.settings.profile_newest_first else 1)),
@@ -165,8 +165,13 @@ def encode_rows(
     return b"".join(parts)
 
 
+def _whole(kind: ProfileKind, meter: LogicalDevice) -> bytes:
+    meter.counters.whole_reads += 1
+    return encode_rows(kind, meter, kind.moments(meter), kind.columns)
+
+
 def _select(kind: ProfileKind, meter: LogicalDevice, selector: int, parameters: TypedValue) -> bytes:
-    if selector not in (1, 2):
+    if selector not in (1, 2) or (selector == 2 and meter.settings.quirks.no_entry_access):
         raise Refused(AccessResult.SCOPE_OF_ACCESS_VIOLATED)
     try:
         first, second, third, fourth = parameters.value
@@ -179,11 +184,15 @@ def _select(kind: ProfileKind, meter: LogicalDevice, selector: int, parameters: 
 
 
 def _by_range(kind: ProfileKind, meter: LogicalDevice, fields: Sequence[TypedValue]) -> bytes:
+    meter.counters.range_reads += 1
     restricting, first, last, selected = fields
     if restricting.value[1].value != _CLOCK.to_bytes():
         raise Refused(AccessResult.SCOPE_OF_ACCESS_VIOLATED)
     from_s, to_s = (meter.decode_moment(bound.value) for bound in (first, last))
     moments = [at_s for at_s in kind.moments(meter) if from_s <= at_s <= to_s]
+    refusal = meter.settings.quirks.empty_range_result
+    if refusal and not moments:
+        raise Refused(refusal)
     return encode_rows(kind, meter, moments, _chosen(kind, selected))
 
 
@@ -199,6 +208,7 @@ def _chosen(kind: ProfileKind, selected: TypedValue) -> list[Column]:
 
 
 def _by_entry(kind: ProfileKind, meter: LogicalDevice, fields: Sequence[int]) -> bytes:
+    meter.counters.entry_reads += 1
     from_entry, to_entry, from_column, to_column = fields
     moments = kind.moments(meter)
     if not from_entry or (to_entry and to_entry < from_entry):

@@ -157,6 +157,9 @@ class ServiceProvider:
 
     def _result(self, key: bytes, selection: tuple[int, bytes] | None) -> bytes:
         """Get-Data-Result: 00 data, or 01 and the reason."""
+        denied = self._client.denied
+        if denied and (int.from_bytes(key[:2], "big"), key[8]) in denied:
+            return bytes((1, AccessResult.READ_WRITE_DENIED))
         try:
             if selection is None:
                 return b"\x00" + self.device.read(key)

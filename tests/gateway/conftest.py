@@ -15,6 +15,7 @@ from dlms_connector.simulator.gateway_process import Connector, GatewayProcess
 from dlms_connector.simulator.thingsboard import ThingsBoardStandIn
 
 WAIT_S = 60.0
+HURRIED = Path(__file__).parents[1] / "support" / "hurried_connector.py"
 
 
 def device_entry(fleet: SimulatedFleet, serial: str, **more: Any) -> dict[str, Any]:
@@ -39,9 +40,19 @@ class Installation:
     server: ThingsBoardStandIn
     gateways: list[GatewayProcess] = field(default_factory=list)
 
-    def gateway(self, configuration: dict[str, Any] | None, **options: Any) -> GatewayProcess:
-        """A started gateway; without a configuration it has no connectors."""
-        connectors = [Connector("DLMS", configuration)] if configuration is not None else []
+    def gateway(
+        self, configuration: dict[str, Any] | None, *, hurried: bool = False, **options: Any
+    ) -> GatewayProcess:
+        """A started gateway; without a configuration it has no connectors.
+
+        `hurried`: where a scaler or a profile is waited for over minutes, it is for seconds.
+        """
+        class_name = "DLMSConnector"
+        if hurried:
+            class_name, options["extensions"] = "HurriedConnector", [HURRIED]
+        connectors = (
+            [Connector("DLMS", configuration, class_name=class_name)] if configuration is not None else []
+        )
         gateway = GatewayProcess(self.folder / "gateway", self.server.port, connectors, **options).start()
         self.gateways.append(gateway)
         return gateway

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import queue
+import sqlite3
 import threading
 import time
 from pathlib import Path
@@ -19,7 +20,9 @@ from thingsboard_gateway.gateway.constant_enums import Status
 
 from dlms_connector.gateway.connector import DLMSConnector
 from dlms_connector.simulator.fleet import HDLC, FleetSettings, SimulatedFleet
+from dlms_connector.state import StateStore
 from tests.gateway.conftest import device_entry
+from tests.support.pollers import wait_until
 
 METERS = 5
 
@@ -219,3 +222,28 @@ def test_an_injected_exception_stays_inside(gateway: Gateway, monkeypatch: pytes
     assert connector.server_side_rpc_handler({"method": "custom_status"}) is None
     connector.on_attributes_update({"device": "m", "data": {}})
     connector.close()
+
+
+def test_a_disk_that_takes_nothing_costs_no_value(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the first one of a meter that is new to the server, and no row of a profile."""
+    open_file = StateStore._open
+
+    def read_only(store: StateStore) -> sqlite3.Connection:
+        connection = open_file(store)
+        connection.execute("PRAGMA query_only = ON")
+        return connection
+
+    monkeypatch.setattr(StateStore, "_open", read_only)
+    monkeypatch.setattr("dlms_connector.meter.profile._SETTLE_S", 0.0)
+    profile = {"obis": "1-0:99.1.0", "backfill": "6h", "slice": "1h", "pollPeriod": "1s"}
+    with SimulatedFleet(FleetSettings.uniform(1)) as fleet:
+        connector = DLMSConnector(gateway, configuration(fleet, profiles=[profile]), "custom")
+        connector.open()
+        (poller,) = connector._pollers().values()
+        rows = poller.book.profiles[0]
+        wait_until(lambda: rows.delivered >= 24 and poller.book.delivered >= 10)
+        connector.close()
+        assert poller.book.balances
+        assert poller.book.delivered == poller.book.asked
+        assert poller.health.good_cycles == poller.health.cycles
+        assert not poller.health.last_error

@@ -12,7 +12,7 @@ import pytest
 
 from dlms_connector.config.loader import load_document
 from dlms_connector.cosem.services import AttributeRef
-from dlms_connector.errors import LinkError
+from dlms_connector.errors import LinkError, StateError
 from dlms_connector.meter import operations
 from dlms_connector.meter.batch_result import BatchResult
 from dlms_connector.meter.book import Book
@@ -312,6 +312,85 @@ def test_poisoned_zeros_of_version_1_are_asked_again(tmp_path: Path) -> None:
     assert bench.state.get_all("m", "cursor") == {"1-0:99.1.0": 5}
     assert len(bench.state.get_all("m", "scalers")) == 2
     assert not bench.state.get_all("m", "profile access")
+
+
+# a state file that cannot be written
+
+UNWRITABLE = {"read-only": "PRAGMA query_only = ON", "full disk": "PRAGMA max_page_count = 1"}
+"""What SQLite then answers to a write is what it answers there."""
+
+
+@pytest.mark.parametrize("pragma", UNWRITABLE.values(), ids=UNWRITABLE)
+def test_a_state_file_that_cannot_be_written_costs_no_value(tmp_path: Path, pragma: str) -> None:
+    state = _unwritable(tmp_path, pragma)
+    codes = [Obis(1, 0, number, 8, 0) for number in range(1, 25)]
+    values = {AttributeRef(3, obis, 2): b"\x12\x09\x0c" for obis in codes}
+    values |= {AttributeRef(3, obis, 3): scaler(-1) for obis in codes}
+    entries = [{"key": str(obis), "obis": str(obis), "class": 3} for obis in codes]
+    right = {str(obis): 231.6 for obis in codes}
+    asked: list[AttributeRef] = []
+    meter = FactMeter(values, refuse=lambda ref: asked.append(ref) or 0)  # type: ignore[func-returns-value]
+    bench = Bench(meter, state, timeseries=entries)
+    assert bench.values() == right
+    told = [event for event in bench.events if "is not kept" in event]
+    assert len(told) == 1, bench.events
+    asked.clear()
+    for _ in range(3):
+        assert bench.values() == right
+    assert {ref.attribute for ref in asked} == {2}, "known until the process ends, so not asked again"
+    meter.values[SCALER] = scaler(-2)
+    bench.session.forget_facts()
+    assert bench.values() == right | {str(ENERGY): 23.16}
+    assert [event for event in bench.events if "is not kept" in event] == told
+    assert not state.get_all("m", "scalers"), "nothing was written, so the next process asks anew"
+    assert Bench(meter, state, timeseries=entries).values() == right | {str(ENERGY): 23.16}
+
+
+@pytest.mark.parametrize("pragma", UNWRITABLE.values(), ids=UNWRITABLE)
+def test_on_an_unwritable_disk_the_length_of_lists_is_known_until_the_end(
+    tmp_path: Path, pragma: str
+) -> None:
+    codes = [Obis(1, 0, number, 8, 0) for number in range(1, 25)]
+    values = {AttributeRef(3, obis, 2): b"\x12\x09\x0c" for obis in codes}
+    values |= {AttributeRef(3, obis, 3): scaler(-1) for obis in codes}
+    entries = [{"key": str(obis), "obis": str(obis), "class": 3} for obis in codes]
+    bench = Bench(FactMeter(values, max_list=5), _unwritable(tmp_path, pragma), timeseries=entries)
+    failures = 0
+    for _ in range(20):
+        try:
+            bench.cycle()
+        except LinkError:
+            failures += 1
+    assert failures <= 5
+    assert bench.values() == {str(obis): 231.6 for obis in codes}
+    assert bench.session.facts.list_limit == 3
+
+
+@pytest.mark.parametrize("pragma", UNWRITABLE.values(), ids=UNWRITABLE)
+def test_on_an_unwritable_disk_refused_scalers_still_make_no_wrong_value(tmp_path: Path, pragma: str) -> None:
+    bench = Bench(energy_meter(refuse=lambda ref: 250 if ref == SCALER else 0), _unwritable(tmp_path, pragma))
+    for _ in range(2):
+        assert "energy" in bench.cycle().held
+        bench.now_ms += REFUSED_OVER_MS
+    assert bench.values() == {"energy": 64300834}
+    bench.session.facts.mark(bench.session.unscaled)
+    assert bench.session.facts.marked == {"energy"}
+    bench.meter.refuse = lambda _: 0
+    bench.now_ms += bench.session.device.refused_register_period_ms
+    assert bench.values() == {"energy": 64300.834}
+    assert not bench.session.unscaled
+
+
+def _unwritable(folder: Path, pragma: str) -> StateStore:
+    """A state file that was made well and takes nothing more."""
+    state = StateStore(folder / "dlms_connector.sqlite")
+    state._connection.execute(pragma)
+    for number in range(10_000):  # until the pages that are there are full
+        try:
+            state.put("m", "filler", f"{number:05d}", number)
+        except StateError:
+            return state
+    raise AssertionError("it takes all that it is given")
 
 
 # profiles
