@@ -322,9 +322,14 @@ class DevicePoller:
 
     def _tell_problems(self, result: BatchResult) -> None:
         """One line for each key and reason that is new: what is held back or is no value is not silent."""
-        if not result.held and not result.failed:
+        if self._told_problems:
+            for reading in result.readings:
+                self._told_problems.pop(reading.key, None)
+        if not result.held and not result.failed and not result.refused:
             return
-        for key, error in (*result.held.items(), *result.failed.items()):
+        # What is refused for good was told when it was set aside.
+        passing = [(key, error) for key, error in result.refused.items() if error.transient]
+        for key, error in (*result.held.items(), *result.failed.items(), *passing):
             if self._told_problems.get(key) != error.message:
                 self._told_problems[key] = error.message
                 self._around.log.warning(

@@ -121,22 +121,35 @@ def _parts(registers: list[Register]) -> Iterator[list[Register]]:
             yield rest[start : start + _BATCH]
 
 
+_BREAKS = 3
+"""The link ended so often in a row and no object was answered between: it is not one object's fault."""
+
+
 def _scaled(session: MeterSession, registers: list[Register]) -> list[dict[str, Any]]:
     """As the gateway reads them: by lists, and one by one where a list ends the link."""
     rows: dict[Register, dict[str, Any]] = {}
     rest = registers
+    breaks = in_a_row = 0
     while rest:
-        alone = session.on_trial
+        alone, known = session.on_trial, len(rows)
+        parts = [[register] for register in rest] if breaks else [rest]
+        part: list[Register] = []
         try:
-            session.learn_scalers(rest)
-            for batch in session.plan.batch(rest):
-                rows.update(_rows(batch.registers, session.read_batch(batch)))
-        except (LinkTimeout, LinkClosed):
-            if alone or not session.on_trial:
-                raise
-            tell_on_stderr(
-                "a list was not answered, so each object is asked for alone (useLists: false saves that)"
-            )
+            for part in parts:
+                session.learn_scalers(part)
+                for batch in session.plan.batch(part):
+                    rows.update(_rows(batch.registers, session.read_batch(batch)))
+        except (LinkTimeout, LinkClosed) as error:
+            if session.on_trial and not alone:
+                tell_on_stderr(
+                    "a list was not answered, so each object is asked for alone (useLists: false saves that)"
+                )
+            breaks += 1
+            in_a_row = in_a_row + 1 if len(rows) == known else 1
+            if in_a_row >= _BREAKS or len(registers) == 1 < breaks:
+                raise  # not even one by one: it is the link
+            if len(parts) > 1 or len(rest) == 1:  # the others are answered: this object is to blame
+                rows.update(_rows(part, BatchResult([], failed={part[0].key: error})))
             session.open()
         rest = [register for register in registers if register not in rows]
     return [rows[register] for register in registers]

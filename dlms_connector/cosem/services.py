@@ -188,16 +188,32 @@ def _list_results(data: bytes, offset: int, refs: Sequence[AttributeRef]) -> lis
         raise InvalidAnswer(f"{count} results for a list of {len(refs)} attributes")
     results: list[Value | ObjectError] = []
     for ref in refs:
-        choice = data[offset] if offset < len(data) else -1
-        if choice == 0:
-            value, offset = decode(data, offset + 1)
-            results.append(value)
-        elif choice == 1 and offset + 1 < len(data):
-            results.append(object_error(data[offset + 1], str(ref)))
-            offset += 2
-        else:
-            raise DecodeError("get-data-result is neither data nor a result", offset=offset)
+        result, offset = _list_result(data, offset, ref)
+        results.append(result)
+    if offset < len(data) and _is_result(data, offset):
+        # One result too many shifts all others, wherever it stands: nobody knows which belongs to whom.
+        raise InvalidAnswer(f"more results than the {len(refs)} attributes of the list")
     return results
+
+
+def _list_result(data: bytes, offset: int, ref: AttributeRef) -> tuple[Value | ObjectError, int]:
+    choice = data[offset] if offset < len(data) else -1
+    if choice == 0:
+        return decode(data, offset + 1)
+    if choice == 1 and offset + 1 < len(data):
+        return object_error(data[offset + 1], str(ref)), offset + 2
+    raise DecodeError("get-data-result is neither data nor a result", offset=offset)
+
+
+def _is_result(data: bytes, offset: int) -> bool:
+    """Whether what stands behind the results looks like one more of them, and not like padding."""
+    if not any(data[offset:]):
+        return False
+    try:
+        _, end = _list_result(data, offset, AttributeRef(0, Obis(0, 0, 0, 0, 0), 0))
+    except DecodeError:
+        return False
+    return end == len(data) or data[end] in (0, 1)
 
 
 def _data_at(answer: bytes, offset: int, ref: AttributeRef) -> int:

@@ -103,12 +103,20 @@ class MeterFacts:
         self._recall()
 
     def _recall(self) -> None:
+        adopted: dict[str, object] = {}
         for key, fact in self._state.get_facts(self._name, _SCALERS).items():
             scaler = _stored_scaler(fact.value)
-            if scaler is not None and fact.cause in ("", self._cause):
-                # A file of version 1 told no end: such facts end with the first whole life under this release.
-                until_ms = fact.until_ms or self._wall_ms() + LIFE_MS
-                self._scalers[key] = (scaler, until_ms)
+            if scaler is None or fact.cause not in ("", self._cause):
+                continue
+            until_ms = fact.until_ms
+            if (
+                not fact.cause or not until_ms
+            ):  # a file of version 1 told neither: they begin with this release
+                until_ms = self._wall_ms() + LIFE_MS
+                adopted[key] = list(scaler)
+            self._scalers[key] = (scaler, until_ms)
+        if adopted:
+            self._keep(_SCALERS, adopted, self._wall_ms() + LIFE_MS)
         for key, fact in self._state.get_facts(self._name, _IDENTITY).items():
             if fact.cause == self._cause and isinstance(fact.value, str):
                 self._identity[key] = fact.value

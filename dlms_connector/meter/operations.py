@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from datetime import datetime, timezone
+from decimal import Decimal
 from typing import Any
 
 from dlms_connector.config.catalogue import default_class
@@ -15,19 +16,21 @@ from dlms_connector.config.reading import ObjectDefinition, RegisterSettings
 from dlms_connector.config.settings import DeviceSettings
 from dlms_connector.cosem.clock import decode_clock, encode_clock
 from dlms_connector.cosem.services import AttributeRef
-from dlms_connector.cosem.values import DataType, DateTime, TypedValue, encode
-from dlms_connector.errors import CommandError, DlmsConnectorError
+from dlms_connector.cosem.values import DataType, DateTime, TypedValue, decode, encode
+from dlms_connector.errors import CommandError, DlmsConnectorError, InvalidAnswer, ObjectError
 from dlms_connector.meter.plan import make_register, scaler_ref
 from dlms_connector.meter.profile import ProfileReader, Window
 from dlms_connector.meter.profile_rows import row_readings
 from dlms_connector.meter.reading import Plain, to_plain
 from dlms_connector.meter.session import MeterSession
-from dlms_connector.meter.writing import data_type, to_typed
+from dlms_connector.meter.writing import data_type, is_raw, to_typed
 from dlms_connector.meter.zones import zone_for
 from dlms_connector.obis import Obis
 
 CLOCK = AttributeRef(8, Obis(0, 0, 1, 0, 0), 2)
 RELAY = Obis(0, 0, 96, 3, 10)
+_THRESHOLDS = {21: (2,), 71: (3, 4, 5)}  # class -> attributes that count as a monitored value does
+_READ_KEY = "value read by hand"
 _RELAY_CLASS = 70
 _RELAY_STATES = {0: "disconnected", 1: "connected", 2: "ready for reconnection"}
 _CAPTURE_GUARD_S = 5
@@ -85,7 +88,7 @@ def read(session: MeterSession, definition: ObjectDefinition) -> Plain:
         InvalidAnswer: what came is no value.
     """
     register = make_register(
-        RegisterSettings.model_validate({**definition.model_dump(by_alias=True), "key": "value"}),
+        RegisterSettings.model_validate({**definition.model_dump(by_alias=True), "key": _READ_KEY}),
         session.device.poll_period_ms,
         is_attribute=False,
     )
@@ -94,8 +97,8 @@ def read(session: MeterSession, definition: ObjectDefinition) -> Plain:
     for error in result.problems().values():
         raise error
     value = result.readings[0].value
-    unscaled = register.exponent is None and "value" in session.unscaled
-    session.unscaled.discard("value")
+    unscaled = register.exponent is None and _READ_KEY in session.unscaled
+    session.unscaled.discard(_READ_KEY)
     return {"value": value, "unscaled": True} if unscaled else value
 
 
@@ -112,15 +115,70 @@ def write(
     """
     ref = reference(definition)
     allow(session.device, ref.obis, "set")
-    where = scaler_ref(ref)
-    exponent = definition.scaler if isinstance(definition.scaler, int) else 0
-    if definition.scaler == "auto" and where is not None:
-        exponent = session.fresh_scaler(where).exponent
-    kind = session.get_typed(ref).type if type_name == "auto" else data_type(type_name)
-    typed = to_typed(value, kind, exponent=exponent)
+    if definition.path:
+        raise CommandError("a part of a structure cannot be written", hint="write the whole attribute")
+    exponent = 0 if is_raw(value) else _exponent_to_write(session, definition, ref)
+    if definition.multiplier is not None and not is_raw(value):
+        value = _divided(value, Decimal(str(definition.multiplier)))
+    named = data_type(str(value["type"])) if is_raw(value) else None
+    if named is None and type_name != "auto":
+        named = data_type(type_name)
+    kind = _kind_to_write(session, ref, named)
+    reverse = session.device.clock.deviation_sign == "reversed"
+    typed = to_typed(value, kind, exponent=exponent, deviation_reversed=reverse)
     session.set(ref, typed)
-    raw = typed.value if isinstance(typed.value, (bool, int, float, str)) else encode(typed).hex().upper()
-    return {"written": True, "raw": raw, "type": kind.name.lower().replace("_", "-"), "scaler": exponent}
+    sent = decode(encode(typed))[0]
+    raw = sent if isinstance(sent, (bool, int, float, str)) else encode(typed).hex().upper()
+    return {"written": True, "raw": raw, "type": _type_text(typed.type), "scaler": exponent}
+
+
+def _exponent_to_write(session: MeterSession, definition: ObjectDefinition, ref: AttributeRef) -> int:
+    """The scaler of what is written, as the meter tells it this moment. Raises ScalerUnknown, CommandError."""
+    if isinstance(definition.scaler, int):
+        return definition.scaler
+    if definition.scaler is None:
+        return 0
+    if ref.attribute in _THRESHOLDS.get(ref.class_id, ()):
+        raise CommandError(
+            "a threshold counts as the monitored value does, whose scaler is not known here",
+            hint='write it raw: {"type": "uint16", "value": 2530}, or set "scaler" of the object',
+        )
+    where = scaler_ref(ref)
+    return 0 if where is None else session.fresh_scaler(where).exponent
+
+
+def _kind_to_write(session: MeterSession, ref: AttributeRef, named: DataType | None) -> DataType:
+    """The type that the meter holds; one that is named must be that, where the meter lets it be read.
+
+    Raises:
+        CommandError: the meter holds another type.
+        ObjectError: it cannot be read, and no type is named.
+    """
+    try:
+        held = session.get_typed(ref).type
+    except ObjectError:
+        if named is None:
+            raise
+        return named
+    if named is None or named is held:
+        return held
+    if held in (DataType.NULL, DataType.DONT_CARE):
+        return named
+    raise CommandError(
+        f"the meter holds {_type_text(held)} there, not {_type_text(named)}; nothing is written"
+    )
+
+
+def _divided(value: Any, multiplier: Decimal) -> Any:
+    """A value that is read times the multiplier, as the meter holds it; text and the like as they are."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, Decimal)) or not multiplier:
+        return value
+    number = Decimal(repr(value)) if isinstance(value, float) else Decimal(value)
+    return number / multiplier
+
+
+def _type_text(kind: DataType) -> str:
+    return kind.name.lower().replace("_", "-")
 
 
 def execute(session: MeterSession, ref: AttributeRef, parameter: Any = None, type_name: str = "") -> Plain:
@@ -204,6 +262,8 @@ def _stay_clear_of_captures(target_ms: int, meter_ms: int) -> None:
 def relay_state(session: MeterSession, obis: Obis = RELAY) -> dict[str, Plain]:
     """Output and control state of a disconnect control object (class 70)."""
     output = session.get(AttributeRef(_RELAY_CLASS, obis, 2))
+    if not isinstance(output, (bool, int)):
+        raise InvalidAnswer(f"the output state of {obis} is {to_plain(output)!r}: neither true nor false")
     control = session.get(AttributeRef(_RELAY_CLASS, obis, 3))
     state = _RELAY_STATES.get(control, f"state {control}") if isinstance(control, int) else None
     return {"connected": bool(output), "state": state}

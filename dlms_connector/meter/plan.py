@@ -24,7 +24,11 @@ from dlms_connector.obis import Obis
 _SCALER_ATTRIBUTE = {3: ({2}, 3), 4: ({2}, 3), 5: ({2, 3}, 4)}
 MAX_LIST = 60
 PROFILE_CLASS = 7
-CLOCK_CLASS, CLOCK_TIME = 8, 2
+_MOMENTS = {
+    8: {2},
+    4: {5},
+    5: {6, 7},
+}  # class -> attributes that hold a date-time (Blue Book 4.3.3, 4.3.4, 4.5.1)
 IDENTITY_VALUE = 2
 _MAX_PLANNED = 32  # sets of registers: one for each set of periods, more where registers are set aside
 # Within these bounds a quotient of floats is the double nearest to the exact decimal: it prints the same digits.
@@ -101,8 +105,13 @@ class Register:
 
     @property
     def is_clock(self) -> bool:
-        """Its value is a date-time or an error, never a number or text."""
-        return self.ref.class_id == CLOCK_CLASS and self.ref.attribute == CLOCK_TIME
+        """Its value is a date-time or an error, never a number or text: of a clock, or when a value was captured."""
+        return self.ref.attribute in _MOMENTS.get(self.ref.class_id, ())
+
+    @property
+    def is_number(self) -> bool:
+        """Its class holds numbers there, which have a scaler."""
+        return scaler_ref(self.ref) is not None
 
 
 class Columns(NamedTuple):
@@ -152,7 +161,7 @@ class Batch:
     @property
     def columns(self) -> Columns | None:
         """Once every scaler is known; None where a register has more to it than a scaler."""
-        if self._columns is None and all(register.divisor for register in self.registers):
+        if self._columns is None and all(item.divisor and not item.identifies for item in self.registers):
             self._columns = _columns(
                 tuple(register.key for register in self.registers),
                 tuple(register.divisor for register in self.registers),

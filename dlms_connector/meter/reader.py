@@ -7,7 +7,7 @@ values in a list as they do nowhere else. One bad object therefore never costs i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from dlms_connector.config.settings import DeviceSettings
 from dlms_connector.cosem import services
@@ -20,7 +20,6 @@ from dlms_connector.errors import (
     DecodeError,
     InvalidAnswer,
     LinkClosed,
-    LinkError,
     LinkTimeout,
     ObjectError,
     ProtocolError,
@@ -32,7 +31,6 @@ from dlms_connector.meter.plan import PROFILE_CLASS, Batch, ReadPlan, Register
 from dlms_connector.meter.scaler_profiles import SCALER_PROFILES, scalers_of
 from dlms_connector.obis import Obis
 
-_NUMERIC_CLASSES = frozenset((3, 4, 5))
 _DISPUTES = 3  # in a row, between lists and single answers: the register is read alone from then on
 _BREAKS = 2  # in a row at the same object, on a link that has just served others
 _REFRESH_MS = 3_600_000
@@ -58,10 +56,16 @@ class RegisterReader:
         self._settled = False
         self._expired = False
         self._generation = -1
-        self._breaks: tuple[str, int] | None = None
-        """The register at which the link last ended, and how often in a row."""
+        self._breaks: tuple[AttributeRef, int] | None = None
+        """The attribute at which the link last ended, and how often in a row."""
         self._profile_scalers: tuple[Association, dict[tuple[int, Obis], tuple[int, str, str]]] | None = None
+        self._profile_breaks = 0
+        """How often in a row the link ended when scaler profiles were asked for."""
+        self._spared: dict[AttributeRef, float] = {}
+        """Scalers at which the link ends, and monotonic seconds until which they are not asked for."""
         self._owed: set[AttributeRef] = set()
+        self.doubted: set[Register] = set()
+        """Registers whose odd word in a list the single answer confirmed, until a list gives a good value."""
         self.came_in_list = False
         """Whether the last results came in a list, so that its word is still to be checked."""
         self.refresh_ms = 0
@@ -93,12 +97,16 @@ class RegisterReader:
         checked = list(results)
         for index, register in enumerate(batch.registers):
             word = _word(register, results[index])
-            if word is None or word == register.confirmed:
+            if word is None:
+                self.doubted.discard(register)
+                continue
+            if register in self.doubted and word == register.confirmed:
                 continue
             single = self._read_one(association, register)
             checked[index] = single
             if _word(register, single) == word:
                 register.confirmed, register.disputes = word, 0
+                self.doubted.add(register)
             else:
                 self._dispute(register)
         return checked
@@ -139,8 +147,11 @@ class RegisterReader:
             self._served(register)
             return _of_object(register.ref, error)
         except (LinkTimeout, LinkClosed) as error:
-            if served > association.responses_at_open:
-                self._broke(association, register, error)
+            if served > association.responses_at_open and self._broke(register.ref):
+                self.set_aside(register, association.now_s() + self._set_aside_s)
+                self._on_event(
+                    f'"{register.key}" is set aside: the link ends whenever it is asked for ({error.message})'
+                )
             raise
         if self._breaks is not None or self._owed or self.limit.on_trial:
             self._served(register)
@@ -162,21 +173,16 @@ class RegisterReader:
     def _served(self, register: Register) -> None:
         if self._owed:
             self._owed.discard(register.ref)
-        if self._breaks is not None and self._breaks[0] == register.key:
+        if self._breaks is not None and self._breaks[0] == register.ref:
             self._breaks = None
         self._answered_alone()
 
-    def _broke(self, association: Association, register: Register, error: LinkError) -> None:
-        """The link ended at this object, and had served others just before: twice in a row it is to blame."""
+    def _broke(self, ref: AttributeRef) -> bool:
+        """The link ended at this attribute, and had served others just before: twice in a row it is to blame."""
         before = self._breaks
-        count = before[1] + 1 if before is not None and before[0] == register.key else 1
-        self._breaks = (register.key, count)
-        if count >= _BREAKS:
-            self._breaks = None
-            self.set_aside(register, association.now_s() + self._set_aside_s)
-            self._on_event(
-                f'"{register.key}" is set aside: the link ends whenever it is asked for ({error.message})'
-            )
+        count = before[1] + 1 if before is not None and before[0] == ref else 1
+        self._breaks = (ref, count) if count < _BREAKS else None
+        return count >= _BREAKS
 
     def _get_list(self, association: Association, request: ListRequest) -> list[Value | ObjectError] | None:
         """The results of a list, None where the meter refuses it or answers something else. Raises LinkError."""
@@ -266,29 +272,39 @@ class RegisterReader:
 
     def ask_scalers(self, association: Association, refs: Sequence[AttributeRef]) -> None:
         """Ask for the scalers at these places that are wanted; the facts keep what comes. Raises LinkError."""
-        wanted = [ref for ref in dict.fromkeys(refs) if self._facts.wants_scaler(ref)]
+        now_s = association.now_s()
+        wanted = [
+            ref
+            for ref in dict.fromkeys(refs)
+            if self._facts.wants_scaler(ref) and self._spared.get(ref, now_s) <= now_s
+        ]
         if not wanted:
             return
         learned: dict[AttributeRef, Scaler] = {}
-        for ref, result in zip(wanted, self._read_refs(association, wanted), strict=True):
-            parsed = None if isinstance(result, ObjectError) else parse_scaler_unit(result)
-            if parsed is None:
-                parsed = self._from_scaler_profiles(association).get((ref.class_id, ref.obis))
-            if parsed is None:
-                reason = result.message if isinstance(result, ObjectError) else f"{result!r} is no scaler"
-                self._facts.refuse_scaler(ref, reason)
-                continue
-            exponent, unit, note = parsed
-            if note:
-                self._on_event(f"{ref.obis}: {note}")
-            learned[ref] = Scaler(exponent, unit)
-        self._facts.learn_scalers(learned)
+        try:
+            for ref, result in self._read_refs(association, wanted):
+                parsed = None if isinstance(result, ObjectError) else parse_scaler_unit(result)
+                if parsed is None:
+                    parsed = self._from_scaler_profiles(association).get((ref.class_id, ref.obis))
+                if parsed is None:
+                    reason = result.message if isinstance(result, ObjectError) else f"{result!r} is no scaler"
+                    self._facts.refuse_scaler(ref, reason)
+                    continue
+                exponent, unit, note = parsed
+                if note:
+                    self._on_event(f"{ref.obis}: {note}")
+                learned[ref] = Scaler(exponent, unit)
+        finally:  # the link may end half way: what was told is known
+            self._facts.learn_scalers(learned)
 
     def _from_scaler_profiles(self, association: Association) -> dict[tuple[int, Obis], tuple[int, str, str]]:
         """What the scaler profiles of Indian meters tell, asked for once an association; nothing elsewhere."""
         if self._profile_scalers is not None and self._profile_scalers[0] is association:
             return self._profile_scalers[1]
         scalers: dict[tuple[int, Obis], tuple[int, str, str]] = {}
+        if self._profile_breaks >= _BREAKS:
+            return scalers
+        self._profile_breaks += 1
         for obis in SCALER_PROFILES:
             columns = self._get_one(association, AttributeRef(PROFILE_CLASS, obis, 3))
             if isinstance(columns, ObjectError):
@@ -296,15 +312,17 @@ class RegisterReader:
             buffer = self._get_one(association, AttributeRef(PROFILE_CLASS, obis, 2))
             if not isinstance(buffer, ObjectError):
                 scalers.update(scalers_of(columns, buffer))
+        self._profile_breaks = 0
         self._profile_scalers = (association, scalers)
         return scalers
 
-    def _read_refs(self, association: Association, refs: Sequence[AttributeRef]) -> list[Value | ObjectError]:
-        """Scalers by lists where lists work; what a list does not give well is asked for alone.
+    def _read_refs(
+        self, association: Association, refs: Sequence[AttributeRef]
+    ) -> Iterator[tuple[AttributeRef, Value | ObjectError]]:
+        """Places with scalers, by lists where lists work; what a list does not give well is asked for alone.
 
         After a list that was not answered all of them are: the next list might end the association once more.
         """
-        results: list[Value | ObjectError] = []
         start = 0
         singly = self.limit.on_trial or not association.conformance.multiple_references
         while start < len(refs):
@@ -315,17 +333,33 @@ class RegisterReader:
             several = self._get_list(association, ListRequest(part)) if len(part) > 1 else None
             if several is None:
                 part = refs[start : start + 1]
-                several = [self._get_one(association, part[0])]
+                several = [self._get_scaler(association, part[0])]
                 self._owed.discard(part[0])
                 self._answered_alone()
             else:
                 several = [
-                    result if _is_scaler(result) else self._get_one(association, ref)
+                    result if _is_scaler(result) else self._get_scaler(association, ref)
                     for ref, result in zip(part, several, strict=True)
                 ]
-            results += several
+            yield from zip(part, several, strict=True)
             start += len(part)
-        return results
+
+    def _get_scaler(self, association: Association, ref: AttributeRef) -> Value | ObjectError:
+        """A scaler by itself. One at which the link ends again and again is left alone: its neighbours are wanted."""
+        served = association.responses
+        try:
+            result = self._get_one(association, ref)
+        except (LinkTimeout, LinkClosed) as error:
+            if served > association.responses_at_open and self._broke(ref):
+                self._spared[ref] = association.now_s() + self._set_aside_s
+                self._facts.refuse_scaler(ref, f"the link ends whenever it is asked for ({error.message})")
+                self._on_event(
+                    f"the scaler of {ref.obis} is left alone: the link ends whenever it is asked for"
+                )
+            raise
+        if self._breaks is not None and self._breaks[0] == ref:
+            self._breaks = None
+        return result
 
     def _answered_alone(self) -> None:
         if self.limit.on_trial:
@@ -353,9 +387,9 @@ def _word(register: Register, result: Value | ObjectError) -> object:
         return result.code
     if register.is_clock:
         return None if is_moment(result) else type(result)
-    if register.ref.class_id in _NUMERIC_CLASSES and register.ref.attribute == 2:
+    if register.is_number:
         return None if isinstance(result, (int, float)) and not isinstance(result, bool) else type(result)
-    return None
+    return type(None) if result is None else None
 
 
 def _is_scaler(result: Value | ObjectError) -> bool:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Union
 from dlms_connector.config.reading import ObjectDefinition
 from dlms_connector.cosem import clock
 from dlms_connector.cosem.units import MAX_EXPONENT, scale
-from dlms_connector.cosem.values import Date, DateTime, OddBcd, Time, Value
+from dlms_connector.cosem.values import BitString, Date, DateTime, OddBcd, Time, Value
 from dlms_connector.errors import DecodeError
 from dlms_connector.obis import Obis
 
@@ -20,6 +20,7 @@ Plain = Union[None, bool, int, float, Decimal, str, list["Plain"], dict[str, "Pl
 _PRINTABLE = re.compile(rb"[\x20-\x7e]+")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE](?P<exponent>[+-]?[0-9]{1,3}))?")
 _MAX_DIGITS = 40  # of a text that becomes a number
+_TRUE, _FALSE = ("true", "1", "on", "yes"), ("false", "0", "off", "no", "")
 _NO_NUMBER = math.nan  # as a meter says it
 
 
@@ -103,7 +104,7 @@ def apply_definition(value: Value, definition: ObjectDefinition, exponent: int) 
             return None
         value = value[position]
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return _typed(to_plain(value), definition.type)
+        return _typed(_for_type(value, definition.type), definition.type)
     if isinstance(value, float) and not math.isfinite(value):
         return value
     number: Any = value if isinstance(value, int) else Decimal(repr(value))
@@ -117,6 +118,33 @@ def apply_definition(value: Value, definition: ObjectDefinition, exponent: int) 
     if definition.round is not None and isinstance(number, Decimal):
         number = _rounded(number, definition.round)
     return _typed(number, definition.type)
+
+
+def _for_type(value: Value, wanted: str) -> Plain:
+    """What a type is made of: octets and bits are truth by any bit that is set, and never digits of a number.
+
+    Raises:
+        ValueError: octets that are no text, or bits, as a number; a text that is no truth value.
+    """
+    plain = to_plain(value)
+    if wanted == "boolean":
+        if isinstance(value, BitString):
+            return "1" in value
+        if isinstance(value, bytes) and not _PRINTABLE.fullmatch(value):
+            return any(value)
+        if isinstance(plain, str):
+            return _truth(plain)
+    is_octets = isinstance(value, bytes) and not _PRINTABLE.fullmatch(value.rstrip(b"\0"))
+    if wanted == "number" and (is_octets or isinstance(value, BitString)):
+        raise ValueError(f"{plain} is no number")
+    return plain
+
+
+def _truth(text: str) -> bool:
+    word = text.strip().lower()
+    if word in _TRUE or word in _FALSE:
+        return word in _TRUE
+    raise ValueError(f'"{text}" is neither true nor false')
 
 
 def _rounded(number: Decimal, digits: int) -> Decimal:
@@ -133,7 +161,7 @@ def _typed(value: Plain, wanted: str) -> Plain:
     if wanted == "text":
         return value if isinstance(value, str) else str(value)
     if wanted == "boolean":
-        return value not in (0, "", "0", "false")
+        return bool(value)
     if isinstance(value, str):
         return _number_of(value)
     return int(value) if isinstance(value, bool) else value

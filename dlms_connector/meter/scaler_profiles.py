@@ -33,8 +33,10 @@ def scalers_of(capture_objects: Value, buffer: Value) -> dict[tuple[int, Obis], 
     row = buffer[0] if isinstance(buffer, list) and buffer else None
     if not isinstance(row, (list, tuple)) or not isinstance(capture_objects, list):
         return {}
+    if len(row) != len(capture_objects):
+        return {}  # nobody knows which value belongs to which column
     scalers = {}
-    for column, value in zip(capture_objects, row, strict=False):
+    for column, value in zip(capture_objects, row, strict=True):
         owner = _owner(column)
         scaler = parse_scaler_unit(value)
         if owner is not None and scaler is not None:

@@ -150,10 +150,19 @@ class MeterSession:
         self._silence_checked = False
         association = self._association
         if association is not None:
-            self._recognise(association)
+            association = self._recognised(association, parameters)
             lists = self._reader.limit.size if association.conformance.multiple_references else 1
             room = association.max_request_bytes
             self.plan.fit(max(1, room - association.overhead_bytes) if room else 0, lists)
+
+    def _recognised(self, association: Association, parameters: AssociationParameters) -> Association:
+        """The association with a meter whose facts are known; a new one where it ended at our question."""
+        try:
+            self._recognise(association)
+        except LinkError:
+            self._associate(parameters)
+            self._recognised_until_s = self._clock() + _EXCHANGE_S
+        return self._require_association()
 
     def _recognise(self, association: Association) -> None:
         """Make sure that it is the meter whose facts are known, where it may have been exchanged meanwhile.
@@ -177,9 +186,11 @@ class MeterSession:
 
     def _identify(self, ref: AttributeRef, value: Value) -> bool:
         """What an identifying object says. True when it said something else before and the facts were dropped."""
-        if not isinstance(value, (bytes, str)) or not value:
+        if not isinstance(value, (bytes, str, int)) or value in (b"", ""):
             return False
-        return self.facts.identify(str(ref.obis), value.hex().upper() if isinstance(value, bytes) else value)
+        return self.facts.identify(
+            str(ref.obis), value.hex().upper() if isinstance(value, bytes) else str(value)
+        )
 
     def _may_be_counter(self, error: DlmsConnectorError) -> bool:
         """A stale counter shows as its own exception, as a failed authentication or as plain silence."""
@@ -325,6 +336,8 @@ class MeterSession:
                     reader.refresh(ts_ms)
                 if self.unscaled:
                     self.unscaled.difference_update(register.key for register in batch.registers)
+                if reader.doubted:
+                    reader.doubted.difference_update(batch.registers)
                 return all_delivered(filled)
             if reader.came_in_list:
                 results = reader.check(association, batch, results)
@@ -384,6 +397,12 @@ class MeterSession:
         key = register.key
         if self.unscaled:
             self.unscaled.discard(key)
+        if register.exponent and register.settings.scaler == "auto" and not _counts(register, value):
+            result.failed[key] = InvalidAnswer(
+                f"{register.ref}: {value!r} is no number, and its scaler is 10^{register.exponent}",
+                hint='set "scaler": null of this object to have it as it is, or "path" to a number in it',
+            )
+            return
         try:
             plain = register.present(value)
         except ValueError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import datetime
 from decimal import Decimal, InvalidOperation
@@ -41,6 +42,7 @@ _ALIASES = {
     "string": DataType.VISIBLE_STRING,
     "octets": DataType.OCTET_STRING,
 }
+_MAY_BE_HEX = re.compile("([0-9A-Fa-f]{2})+")
 _TRUE, _FALSE = ("true", "1", "on"), ("false", "0", "off")
 
 
@@ -60,27 +62,37 @@ def data_type(name: str) -> DataType:
         raise CommandError(f'there is no data type "{name}"', hint=f"known: {known}") from None
 
 
-def to_typed(value: Any, kind: DataType, *, exponent: int = 0) -> TypedValue:
+def to_typed(
+    value: Any, kind: DataType, *, exponent: int = 0, deviation_reversed: bool = False
+) -> TypedValue:
     """`value` as `kind`; numbers are scaled back by 10^exponent without rounding.
 
-    A dict `{"type": ..., "value": ...}` names its own type, so structures and arrays can be written as lists.
+    A dict `{"type": ..., "value": ...}` names its own type and is raw: no scaler is applied to it.
+
+    Args:
+        deviation_reversed: the meter's clocks tell their deviation as an offset from GMT, not to it.
 
     Raises:
         CommandError: the value does not fit the type.
     """
-    if isinstance(value, dict) and set(value) == {"type", "value"}:
-        return to_typed(value["value"], data_type(str(value["type"])))
+    if is_raw(value):
+        return to_typed(value["value"], data_type(str(value["type"])), deviation_reversed=deviation_reversed)
     try:
-        typed = TypedValue(kind, _convert(value, kind, exponent))
+        typed = TypedValue(kind, _convert(value, kind, exponent, deviation_reversed))
         encode(typed)
     except (ValueError, TypeError, InvalidOperation, OverflowError) as error:
         raise CommandError(f"the value does not fit {kind.name.lower()}: {error}") from error
     return typed
 
 
-def _convert(value: Any, kind: DataType, exponent: int) -> Any:
+def is_raw(value: Any) -> bool:
+    """Whether a value names its own type, and is meant as the meter holds it."""
+    return isinstance(value, dict) and set(value) == {"type", "value"}
+
+
+def _convert(value: Any, kind: DataType, exponent: int, deviation_reversed: bool) -> Any:
     if kind in (DataType.ARRAY, DataType.STRUCTURE):
-        return _items(value)
+        return _items(value, deviation_reversed)
     if kind in _INTEGERS:
         return unscale(_number(value), exponent)
     if kind in (DataType.FLOAT32, DataType.FLOAT64):
@@ -91,10 +103,10 @@ def _convert(value: Any, kind: DataType, exponent: int) -> Any:
     if kind is DataType.BOOLEAN:
         return _boolean(value)
     if kind is DataType.OCTET_STRING:
-        return _octets(value)
+        return _octets(value, deviation_reversed)
     if kind in (DataType.DATE_TIME, DataType.DATE, DataType.TIME):
         wrapper = {DataType.DATE_TIME: DateTime, DataType.DATE: Date, DataType.TIME: Time}[kind]
-        return wrapper(_octets(value))
+        return wrapper(_octets(value, deviation_reversed))
     if kind in (DataType.NULL, DataType.DONT_CARE):
         if value is not None:
             raise TypeError("null holds no value; name the type to write")
@@ -104,14 +116,14 @@ def _convert(value: Any, kind: DataType, exponent: int) -> Any:
     return value
 
 
-def _items(value: Any) -> list[TypedValue]:
+def _items(value: Any, deviation_reversed: bool) -> list[TypedValue]:
     if not isinstance(value, Sequence) or isinstance(value, (str, bytes)):
         raise TypeError('a list of {"type": ..., "value": ...} is needed')
     items = []
     for item in value:
-        if not isinstance(item, dict) or set(item) != {"type", "value"}:
+        if not is_raw(item):
             raise TypeError('each element is {"type": ..., "value": ...}')
-        items.append(to_typed(item["value"], data_type(str(item["type"]))))
+        items.append(to_typed(item, DataType.NULL, deviation_reversed=deviation_reversed))
     return items
 
 
@@ -133,8 +145,8 @@ def _boolean(value: Any) -> bool:
     raise ValueError("true or false is needed")
 
 
-def _octets(value: Any) -> bytes:
-    """`hex:...` or plain hexadecimal of an even length is bytes; an ISO moment a date-time; else the text."""
+def _octets(value: Any, deviation_reversed: bool) -> bytes:
+    """`hex:...` is bytes, `text:...` a text, an ISO moment a date-time; else the text, unless it may be either."""
     if isinstance(value, (bytes, bytearray)):
         return bytes(value)
     if not isinstance(value, str):
@@ -143,10 +155,12 @@ def _octets(value: Any) -> bytes:
         return bytes.fromhex(value[4:])
     if value.startswith("text:"):
         return value[5:].encode()
+    if _MAY_BE_HEX.fullmatch(value):
+        raise ValueError(f'"{value}" may be octets or a text: write "hex:{value}" or "text:{value}"')
     try:
         moment = datetime.fromisoformat(value)
     except ValueError:
         return value.encode()
     if moment.tzinfo is None:
         raise ValueError("a moment needs its offset from UTC, e.g. 2026-01-31T12:00:00-05:00")
-    return encode_clock(int(moment.timestamp() * 1000), moment.tzinfo)
+    return encode_clock(int(moment.timestamp() * 1000), moment.tzinfo, deviation_reversed=deviation_reversed)

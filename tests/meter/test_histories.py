@@ -86,4 +86,4 @@ def test_no_history_gives_a_wrong_value_or_loses_one(chunk: int) -> None:
 def test_a_refused_scaler_makes_no_wrong_value_and_no_wrong_write(way: str, chunk: int) -> None:
     checked = play(lambda rng: scaler_history(rng, way), way, range(chunk * CHUNK, (chunk + 1) * CHUNK))
     if _ALONE is None:
-        assert checked["writes" if way == "write" else "values"] > CHUNK // 2, checked
+        assert checked["writes" if way == "write" else "values"] > CHUNK // 3, checked
