@@ -36,6 +36,7 @@ _NUMERIC_CLASSES = frozenset((3, 4, 5))
 _DISPUTES = 3  # in a row, between lists and single answers: the register is read alone from then on
 _BREAKS = 2  # in a row at the same object, on a link that has just served others
 _REFRESH_MS = 3_600_000
+_ABSENT = (4, 9)  # object undefined, or of another class
 
 
 class RegisterReader:
@@ -60,6 +61,7 @@ class RegisterReader:
         self._generation = -1
         self._breaks: tuple[str, int] = ("", 0)
         self._profile_scalers: tuple[Association, dict[tuple[int, Obis], tuple[int, str, str]]] | None = None
+        self._profiles_refused = False
         self.came_in_list = False
         """Whether the last results came in a list, so that its word is still to be checked."""
         self.refresh_ms = 0
@@ -242,6 +244,8 @@ class RegisterReader:
         wanted = [ref for ref in dict.fromkeys(refs) if self._facts.wants_scaler(ref)]
         if not wanted:
             return
+        if self._profiles_refused:
+            self._profile_scalers = None
         learned: dict[AttributeRef, Scaler] = {}
         for ref, result in zip(wanted, self._read_refs(association, wanted), strict=True):
             parsed = None if isinstance(result, ObjectError) else parse_scaler_unit(result)
@@ -258,16 +262,23 @@ class RegisterReader:
         self._facts.learn_scalers(learned)
 
     def _from_scaler_profiles(self, association: Association) -> dict[tuple[int, Obis], tuple[int, str, str]]:
-        """What the scaler profiles of Indian meters tell, asked for once an association; nothing elsewhere."""
+        """What the scaler profiles of Indian meters tell, asked for once an association; nothing elsewhere.
+
+        Where the meter has such a profile and refuses it, it is asked again with the scalers that are wanted next.
+        """
         if self._profile_scalers is not None and self._profile_scalers[0] is association:
             return self._profile_scalers[1]
         scalers: dict[tuple[int, Obis], tuple[int, str, str]] = {}
+        self._profiles_refused = False
         for obis in SCALER_PROFILES:
             columns = self._get_one(association, AttributeRef(PROFILE_CLASS, obis, 3))
             if isinstance(columns, ObjectError):
+                self._profiles_refused |= columns.code not in _ABSENT
                 continue
             buffer = self._get_one(association, AttributeRef(PROFILE_CLASS, obis, 2))
-            if not isinstance(buffer, ObjectError):
+            if isinstance(buffer, ObjectError):
+                self._profiles_refused = True
+            else:
                 scalers.update(scalers_of(columns, buffer))
         self._profile_scalers = (association, scalers)
         return scalers
