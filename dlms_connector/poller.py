@@ -31,6 +31,7 @@ STACK_BYTES = 256 * 1024
 _CRASH_PAUSE_S = 5.0
 _CONGESTED_PAUSE_S = 1.0
 UNSCALED_KEY = "dlms_unscaled"
+UNBALANCED = "the book does not balance, so something was lost in silence (a fault of the connector)"
 _SOON_S = 5.0  # a meter of a small fleet is read for the first time, or within its period
 
 
@@ -463,6 +464,8 @@ class DevicePoller:
         self.health.state = MeterState.STOPPED
         self._left = True
         self._refuse_waiting()
+        if not self.book.balances:
+            self._around.log.error("%s: %s: %s", self.device.device_name, UNBALANCED, self.book.values())
 
     def _refuse_waiting(self) -> None:
         """Answer every command that is in the queue; from `submit`'s thread too, once the poller has gone."""

@@ -20,6 +20,7 @@ from dlms_connector.cosem.values import DataType, TypedValue
 from dlms_connector.errors import CommandError, DlmsConnectorError, LinkError
 from dlms_connector.meter.session import MeterSession
 from dlms_connector.obis import Obis
+from dlms_connector.poller import UNBALANCED
 from dlms_connector.simulator.faults import Fault, FaultKind, Stage
 from dlms_connector.simulator.fleet import HDLC, WRAPPER, FleetSettings, LineSettings, SimulatedFleet
 from dlms_connector.simulator.line import LineConnection
@@ -514,3 +515,45 @@ def test_a_command_is_answered_whatever_happens_to_the_meter() -> None:
             running.wait_for_readings(more=len(KEYS))
         ask(get)
         assert isinstance(answers[4][1], CommandError)
+
+
+def test_a_key_of_a_time_series_and_of_an_attribute_is_both() -> None:
+    """Read in the same cycle, so in the same list but for the key that they share."""
+    entry: dict[str, Any] = {
+        "timeseries": ["voltage_l1", {"key": "energy", "obis": "1-0:1.8.0"}],
+        "attributes": [{"key": "energy", "obis": "1-0:3.8.0"}],
+        "pollPeriod": 1000,
+        "attributePeriod": 1000,
+    }
+    with SimulatedFleet(FleetSettings.uniform(1, template=MeterSettings("", slot_s=86_400))) as fleet:
+        (name,) = fleet.serials
+        pollers = RunningPollers(fleet)
+        poller = pollers.add(device_settings(fleet, name, **entry))
+        with pollers:
+            wait_until(lambda: poller.book.asked >= 6)
+
+        def expected(key: str, ts_ms: int) -> int | float:
+            return scaled_value(name, key, ts_ms // 1000, 86_400)
+
+        energies = [item for item in pollers.readings(name) if item.key == "energy"]
+        assert len(energies) >= 2
+        assert all(item.value == expected("active_energy", item.ts_ms) for item in energies)
+        attributes = [item for item in pollers.uplink.attributes[name] if item.key == "energy"]
+        assert attributes
+        assert all(item.value == expected("reactive_energy", item.ts_ms) for item in attributes)
+
+
+def test_a_book_that_does_not_balance_is_told() -> None:
+    with SimulatedFleet(FleetSettings.uniform(1)) as fleet:
+        pollers = RunningPollers(fleet)
+        poller = pollers.add(device_settings(fleet, fleet.serials[0]))
+        with pollers:
+            pollers.wait_for_readings()
+            poller.stop()
+            poller.thread.join()
+            assert not pollers.log.of("error")
+            poller.book.asked += 1
+            poller._leave()
+            assert UNBALANCED in pollers.log.of("error")[0]
+            poller.book.asked -= 1
+            pollers.log.lines.clear()

@@ -207,6 +207,18 @@ def scaler_ref(ref: AttributeRef) -> AttributeRef | None:
     return AttributeRef(ref.class_id, ref.obis, at) if ref.attribute in attributes else None
 
 
+def _without_double_keys(registers: list[Register]) -> list[list[Register]]:
+    """Groups in which each key stands once: results go by key, and an attribute may bear that of a time series."""
+    groups: list[dict[str, Register]] = []
+    for register in registers:
+        group = next((group for group in groups if register.key not in group), None)
+        if group is None:
+            group = {}
+            groups.append(group)
+        group[register.key] = register
+    return [list(group.values()) for group in groups]
+
+
 class ReadPlan:
     """The registers of one meter and the requests that read them."""
 
@@ -269,10 +281,11 @@ class ReadPlan:
         together = [register for register in registers if not register.alone] if size > 1 else []
         alone = [register for register in registers if register.alone or size <= 1]
         batches = []
-        for start in range(0, len(together), size):
-            part = tuple(together[start : start + size])
-            refs = tuple(register.ref for register in part)
-            batches.append(Batch(part, _list_of(refs) if len(part) > 1 else None))
+        for group in _without_double_keys(together):
+            for start in range(0, len(group), size):
+                part = tuple(group[start : start + size])
+                refs = tuple(register.ref for register in part)
+                batches.append(Batch(part, _list_of(refs) if len(part) > 1 else None))
         return batches + [Batch((register,), None) for register in alone]
 
     @property

@@ -32,6 +32,8 @@ from dlms_connector.meter.profile_book import (
     DUPLICATE_TIME,
     LATER_THAN_NOW,
     NO_NUMBER,
+    NOT_TAKEN,
+    NOT_UNDERSTOOD,
     OUTSIDE,
     RowBook,
     short_text,
@@ -249,7 +251,21 @@ class ProfileReader:
         return Layout(tuple(columns), layout.capture_period_s)
 
     def rows(self, session: MeterSession, window: Window) -> list[Row]:
-        """Rows of the window, oldest first; `book` counts them and those left out.
+        """Rows of the window, oldest first, for whoever takes them all; raises as `read` does."""
+        rows = self.read(session, window)
+        self.hand_over(rows, taken=True)
+        return rows
+
+    def hand_over(self, rows: list[Row], *, taken: bool) -> None:
+        """Enter in the book what became of the rows of one `read`."""
+        if taken:
+            self.book.deliver(len(rows))
+            return
+        for row in rows:
+            self.book.leave_out(NOT_TAKEN, tuple(row.values))
+
+    def read(self, session: MeterSession, window: Window) -> list[Row]:
+        """Rows of the window, oldest first; `book` counts what came and was left out, `hand_over` the rest.
 
         `bytes_behind` tells how many bytes came behind the rows and were not understood.
 
@@ -260,8 +276,14 @@ class ProfileReader:
         self.bytes_behind = 0
         layout = self.learn(session)
         answer = self._read(session, window, layout)
-        layout = self._layout_of(session, answer.buffer, layout)
-        timed = self._timed(session, answer.buffer, layout, answer.ends)
+        self.book.receive(len(answer.buffer))
+        try:
+            layout = self._layout_of(session, answer.buffer, layout)
+            timed = self._timed(session, answer.buffer, layout, answer.ends)
+        except DlmsConnectorError:
+            for raw in answer.buffer:
+                self.book.leave_out(NOT_UNDERSTOOD, raw)
+            raise
         rows = self._enter(timed, window, layout)
         self._access.note(answer, bool(rows))
         if answer.ends_kind and rows:
@@ -320,7 +342,7 @@ class ProfileReader:
         return time_rows(buffer, layout, rules)
 
     def _enter(self, timed: TimedRows, window: Window, layout: Layout) -> list[Row]:
-        """Enter an answer in the book: the rows to deliver, oldest first."""
+        """Enter in the book what an answer has beside the rows to deliver; those, oldest first."""
         for reason, raw in timed.left_out:
             self.book.leave_out(reason, raw)
         newest_ms = self._wall_ms() + _FUTURE_MS
@@ -335,7 +357,6 @@ class ProfileReader:
             inside, doubles = distinct_rows(inside, layout)
             for row in doubles:
                 self.book.leave_out(DUPLICATE_TIME, tuple(row.values))
-        self.book.deliver(len(inside))
         for reason, raw in timed.remarks:
             self.book.remark(reason, raw)
         for row in inside:
@@ -425,6 +446,7 @@ class ProfileReader:
         behind = len(encoded) - end
         if behind:
             self.bytes_behind += behind
+            self.book.receive(1)
             self.book.leave_out(BYTES_BEHIND, encoded[end:])
         if value is None:
             return []
@@ -516,11 +538,16 @@ class ProfileTask:
         to_ms = min(from_ms + self._slice_ms, now_ms + _FUTURE_MS)
         reaches_now = self._reaches_now = to_ms >= now_ms
         began_s = self._clock()
-        rows = self._reader.rows(session, Window(from_ms, to_ms))
+        rows = self._reader.read(session, Window(from_ms, to_ms))
         self._fit_slice(self._clock() - began_s)
-        layout = self._reader.learn(session)
-        readings = [reading for row in rows for reading in row_readings(row, layout)]
-        if readings and not self._deliver(readings):
+        taken = False
+        try:
+            layout = self._reader.learn(session)
+            readings = [reading for row in rows for reading in row_readings(row, layout)]
+            taken = not readings or self._deliver(readings)
+        finally:
+            self._reader.hand_over(rows, taken=taken)
+        if not taken:
             self._due_s = self._clock() + _RETRY_S
             return
         if rows and not (self._reader.bytes_behind and self._reader.runs_backwards):

@@ -16,6 +16,8 @@ OUTSIDE = "outside the asked range"
 LATER_THAN_NOW = "later than now"
 BYTES_BEHIND = "bytes behind the value"
 NO_NUMBER = "a number that is not finite"
+NOT_UNDERSTOOD = "columns or scalers not known then"
+NOT_TAKEN = "not taken by the gateway"
 _EXAMPLE_CHARACTERS = 160
 
 
@@ -23,8 +25,8 @@ _EXAMPLE_CHARACTERS = 160
 class RowBook:
     """Counts of one profile's rows since the reader was made.
 
-    It balances: `received` is `delivered` and all of `left_out` together. `remarks` counts rows that were
-    delivered though something about them is odd. Rows that are read again count again.
+    It balances: `received` is `delivered` and all of `left_out` together; each side is counted where it happens.
+    `remarks` counts rows that were delivered though something about them is odd. Rows that are read again count again.
 
     Args:
         on_event: takes one line when a reason is met for the first time. Rows outside the asked range are
@@ -48,14 +50,16 @@ class RowBook:
         """How many rows were left out, for whatever reason; callable from any thread."""
         return sum(list(self.left_out.values()))  # a copy: the poller may add a reason meanwhile
 
+    def receive(self, count: int) -> None:
+        """Count rows, or bytes that may be rows, as the meter sent them."""
+        self.received += count
+
     def deliver(self, count: int) -> None:
         """Count rows that are handed over."""
-        self.received += count
         self.delivered += count
 
     def leave_out(self, reason: str, raw: Value) -> None:
         """Count a row that is not handed over, or bytes that may be rows."""
-        self.received += 1
         self._count(self.left_out, reason, raw, "left out")
 
     def remark(self, reason: str, raw: Value) -> None:

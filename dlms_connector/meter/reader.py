@@ -34,6 +34,7 @@ from dlms_connector.obis import Obis
 _DISPUTES = 3  # in a row, between lists and single answers: the register is read alone from then on
 _BREAKS = 2  # in a row at the same object, on a link that has just served others
 _REFRESH_MS = 3_600_000
+_ABSENT = (4, 9)  # object undefined, or of another class
 
 
 class RegisterReader:
@@ -66,6 +67,7 @@ class RegisterReader:
         self._owed: set[AttributeRef] = set()
         self.doubted: set[Register] = set()
         """Registers whose odd word in a list the single answer confirmed, until a list gives a good value."""
+        self._profiles_refused = False
         self.came_in_list = False
         """Whether the last results came in a list, so that its word is still to be checked."""
         self.refresh_ms = 0
@@ -280,6 +282,8 @@ class RegisterReader:
         ]
         if not wanted:
             return
+        if self._profiles_refused:
+            self._profile_scalers = None
         learned: dict[AttributeRef, Scaler] = {}
         try:
             for ref, result in self._read_refs(association, wanted):
@@ -298,20 +302,31 @@ class RegisterReader:
             self._facts.learn_scalers(learned)
 
     def _from_scaler_profiles(self, association: Association) -> dict[tuple[int, Obis], tuple[int, str, str]]:
-        """What the scaler profiles of Indian meters tell, asked for once an association; nothing elsewhere."""
+        """What the scaler profiles of Indian meters tell, asked for once an association; nothing elsewhere.
+
+        Where the meter has such a profile and refuses it, it is asked again with the scalers that are wanted next.
+        """
         if self._profile_scalers is not None and self._profile_scalers[0] is association:
             return self._profile_scalers[1]
         scalers: dict[tuple[int, Obis], tuple[int, str, str]] = {}
         if self._profile_breaks >= _BREAKS:
             return scalers
         self._profile_breaks += 1
+        self._profiles_refused = False
+        disputed: set[tuple[int, Obis]] = set()
         for obis in SCALER_PROFILES:
             columns = self._get_one(association, AttributeRef(PROFILE_CLASS, obis, 3))
             if isinstance(columns, ObjectError):
+                self._profiles_refused |= columns.code not in _ABSENT
                 continue
             buffer = self._get_one(association, AttributeRef(PROFILE_CLASS, obis, 2))
-            if not isinstance(buffer, ObjectError):
-                scalers.update(scalers_of(columns, buffer))
+            if isinstance(buffer, ObjectError):
+                self._profiles_refused = True
+            else:
+                for owner, scaler in scalers_of(columns, buffer).items():
+                    disputed |= {owner} if scalers.setdefault(owner, scaler)[0] != scaler[0] else set()
+        for owner in disputed:  # two profiles, two scalers: neither is known
+            del scalers[owner]
         self._profile_breaks = 0
         self._profile_scalers = (association, scalers)
         return scalers

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from dlms_connector.poller import UNBALANCED
 from dlms_connector.simulator.fleet import FleetSettings, SimulatedFleet
 from dlms_connector.simulator.gateway_process import Connector, GatewayProcess
 from dlms_connector.simulator.thingsboard import ThingsBoardStandIn
@@ -97,3 +98,4 @@ def installation(tmp_path: Path, fleet_settings: FleetSettings) -> Iterator[Inst
         yield made
         for gateway in made.gateways:
             gateway.stop()
+            assert UNBALANCED not in gateway.log_text(), "a poller of the process lost something"

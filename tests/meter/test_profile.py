@@ -365,7 +365,7 @@ def test_a_slice_takes_no_more_of_the_line_than_live_values_can_spare() -> None:
     """A tenth of the poll period, 1 s at least; and a day again once the line is quick."""
     with scene(NOW_S, profile={"backfill": "7d"}) as at:
         asked: list[float] = []
-        rows, seconds_an_hour = at.reader.rows, [0.6]
+        rows, seconds_an_hour = at.reader.read, [0.6]
 
         def slow(session: MeterSession, window: Window) -> Any:
             hours = (window.to_ms - window.from_ms) / 3_600_000
@@ -373,7 +373,7 @@ def test_a_slice_takes_no_more_of_the_line_than_live_values_can_spare() -> None:
             at.time.now_s += hours * seconds_an_hour[0]
             return rows(session, window)
 
-        at.reader.rows = slow  # type: ignore[method-assign]
+        at.reader.read = slow  # type: ignore[method-assign]
         with at.associated() as session:
             for _ in range(12):
                 at.task.step(session)
@@ -391,13 +391,13 @@ def test_a_link_that_does_not_hold_for_a_day_of_rows_is_asked_for_less() -> None
         at.fill()
         at.time.now_s += 86_400
         asked: list[float] = []
-        rows = at.reader.rows
+        rows = at.reader.read
 
         def watched(session: MeterSession, window: Window) -> Any:
             asked.append((window.to_ms - window.from_ms) / 3_600_000)
             return rows(session, window)
 
-        at.reader.rows = watched  # type: ignore[method-assign]
+        at.reader.read = watched  # type: ignore[method-assign]
         for _ in range(3):
             with at.associated() as session:
                 at.fleet.inject(SERIAL, Fault(FaultKind.SILENT, Stage.GET))

@@ -253,7 +253,9 @@ def test_ends_without_deviation_take_in_the_hour_that_occurs_twice() -> None:
 def test_the_book_balances_and_tells_each_reason_once() -> None:
     told: list[str] = []
     book = RowBook(told.append)
+    book.receive(6)
     book.deliver(3)
+    assert not book.balances
     for _ in range(2):
         book.leave_out(CLOCK_UNREADABLE, (b"\x07\xe9", 5, None))
     book.leave_out(OUTSIDE, (at(0), 1))
