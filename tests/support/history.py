@@ -22,7 +22,7 @@ from dlms_connector.meter.session import MeterSession
 from dlms_connector.state import StateStore
 from tests.support.fact_meter import FactChannel
 from tests.support.history_meter import HistoryMeter, random_list_habits, random_refusals, scaler_refusals
-from tests.support.history_profile import LoadProfile, ProfileRow
+from tests.support.history_profile import LoadProfile, ProfileRow, without_temporary_failures
 from tests.support.history_settings import device_settings, named
 from tests.support.history_truth import Quantity, is_same, number_of, random_quantity
 
@@ -57,6 +57,10 @@ class History:
         self.meter = HistoryMeter(values, profile=self.profile, now_ms=lambda: self.now_ms)
         if not plain:
             self.meter.lists = random_list_habits(rng)
+            if self.profile is not None and self.meter.lists.over == "silence":
+                without_temporary_failures(
+                    self.profile.habits
+                )  # a lost list may take the other of two cycles
             if rng.random() < 0.15:
                 self.meter.excepted = rng.choice(list(self.quantities.values())).ref
         self.unscaled_policy = rng.choice(("deliver", "deliver", "withhold"))

@@ -46,6 +46,13 @@ class Habits:
     told_period_s: int = 900
 
 
+def without_temporary_failures(habits: Habits) -> None:
+    """Refusals that sound temporary and last become plain ones: believing them takes a cycle of its own."""
+    for name in ("empty_code", "range_code", "entry_code"):
+        if getattr(habits, name) == 2:
+            setattr(habits, name, 250)
+
+
 def random_habits(rng: random.Random, period_s: int) -> Habits:
     """Habits that come together by chance."""
 
