@@ -148,7 +148,7 @@ ODD: dict[str, tuple[str, str, set[str]]] = {
     "null": ("00", "00", set()),
     "a number": ("120001", "120001", set()),
     "null in the row": (COLUMNS, "01010202 00 02020FFD161E", {"active_energy"}),
-    "a short row": (COLUMNS, "01010201 02020FFF1623", {"voltage_l1"}),
+    "a short row": (COLUMNS, "01010201 02020FFF1623", set()),
     "an exponent that is none": (COLUMNS, "01010202 02020F641623 02020FFD161E", {"active_energy"}),
     "a text for a scaler": (COLUMNS, "01010202 0A022D31 02020FFD161E", {"active_energy"}),
     "columns of attribute 2": (COLUMNS.replace("0F03", "0F02"), ROW, set()),
