@@ -31,6 +31,7 @@ from dlms_connector.meter.profile_book import (
     BYTES_BEHIND,
     DUPLICATE_TIME,
     LATER_THAN_NOW,
+    NO_NUMBER,
     NOT_TAKEN,
     NOT_UNDERSTOOD,
     OUTSIDE,
@@ -47,6 +48,7 @@ from dlms_connector.meter.profile_rows import (
     TimeRules,
     distinct_rows,
     has_null_clock,
+    is_no_number,
     is_of_another_layout,
     parse_capture_objects,
     range_ends,
@@ -339,6 +341,9 @@ class ProfileReader:
                 self.book.leave_out(DUPLICATE_TIME, tuple(row.values))
         for reason, raw in timed.remarks:
             self.book.remark(reason, raw)
+        for row in inside:
+            if any(map(is_no_number, row.values)):
+                self.book.remark(NO_NUMBER, tuple(row.values))
         return sorted(inside, key=lambda row: row.ts_ms)
 
     def _read(self, session: MeterSession, window: Window, layout: Layout) -> _Answer:

@@ -15,6 +15,7 @@ DUPLICATE_TIME = "duplicate time"
 OUTSIDE = "outside the asked range"
 LATER_THAN_NOW = "later than now"
 BYTES_BEHIND = "bytes behind the value"
+NO_NUMBER = "a cell that is no number"
 NOT_UNDERSTOOD = "columns or scalers not known then"
 NOT_TAKEN = "not taken by the gateway"
 _EXAMPLE_CHARACTERS = 160

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, tzinfo
+from math import isfinite
 
 from dlms_connector.config.reading import ObjectDefinition
 from dlms_connector.cosem.clock import decode_clock, encode_clock, encode_parts
@@ -401,11 +402,16 @@ _AS_IT_IS = ObjectDefinition.model_construct(
 )  # fmt: skip
 
 
+def is_no_number(value: Value) -> bool:
+    """NaN and infinity: what a meter writes where it measured nothing."""
+    return isinstance(value, float) and not isfinite(value)
+
+
 def row_readings(row: Row, layout: Layout) -> list[Reading]:
-    """The readings of one row; null columns give none."""
+    """The readings of one row; null columns and those that are no number give none."""
     readings = []
     for column, value in zip(layout.columns, row.values, strict=True):
-        if column.key is None or value is None:
+        if column.key is None or value is None or is_no_number(value):
             continue
         plain: Plain = apply_definition(value, _AS_IT_IS, column.exponent)
         readings.append(Reading(column.key, plain, column.unit, row.ts_ms))
