@@ -49,6 +49,7 @@ from dlms_connector.meter.profile_rows import (
     distinct_rows,
     has_no_number,
     has_null_clock,
+    is_no_number,
     is_of_another_layout,
     parse_capture_objects,
     range_ends,

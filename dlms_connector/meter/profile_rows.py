@@ -402,11 +402,16 @@ _AS_IT_IS = ObjectDefinition.model_construct(
 )  # fmt: skip
 
 
+def is_no_number(value: Value) -> bool:
+    """NaN and infinity: what a meter writes where it measured nothing."""
+    return isinstance(value, float) and not isfinite(value)
+
+
 def row_readings(row: Row, layout: Layout) -> list[Reading]:
     """The readings of one row; null columns, and numbers that are not finite, give none."""
     readings = []
     for column, value in zip(layout.columns, row.values, strict=True):
-        if column.key is None or value is None:
+        if column.key is None or value is None or is_no_number(value):
             continue
         plain: Plain = apply_definition(value, _AS_IT_IS, column.exponent)
         if isinstance(plain, float) and not isfinite(plain):

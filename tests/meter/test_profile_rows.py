@@ -18,6 +18,7 @@ from dlms_connector.meter.profile_book import (
     BYTES_BEHIND,
     CLOCK_UNREADABLE,
     DUPLICATE_TIME,
+    NO_NUMBER,
     OUTSIDE,
     TIME_UNKNOWN,
     UNKNOWN_COLUMN_COUNT,
@@ -354,6 +355,18 @@ def test_longer_rows_are_kept_and_the_layout_is_not_read_for_each_of_them() -> N
         assert it.fleet.counters(SERIAL).requests - before == 1
         assert it.reader.book.remarks == {UNKNOWN_COLUMNS: 4}
         assert (it.reader.book.received, it.reader.book.delivered) == (4, 4)
+
+
+@pytest.mark.parametrize("raw", ["177fc00000", "177f800000", "187ff8000000000000"])
+def test_a_cell_that_is_no_number_gives_no_value_and_is_told(raw: str) -> None:
+    with scene(NOW_S) as it:
+        two_columns(it)
+        odd = b"\x02\x02\x09\x0c" + clock_before(1) + bytes.fromhex(raw)
+        answering(it, lambda _: array_of(odd, cells(clock_before(0), 6)))
+        it.fill()
+        assert [(row.key, row.value) for row in it.rows] == [("energy", 6)]
+        assert it.reader.book.remarks[NO_NUMBER] >= 1
+        assert it.reader.book.example.startswith(NO_NUMBER)
 
 
 @pytest.mark.parametrize("code", [AccessResult.OTHER_REASON, AccessResult.OBJECT_UNAVAILABLE])
