@@ -291,11 +291,20 @@ def _bcd(octet: int) -> int | bytes:
     return high * 10 + low if high < 10 and low < 10 else OddBcd((octet,))
 
 
-def decode_elements(data: bytes) -> tuple[list[Value], str]:
-    """The elements of an array that may be cut short or badly counted, and a note on what is wrong with it.
+class Elements(NamedTuple):
+    """The elements of an array as far as they could be read; `end` is where the bytes begin that were not."""
+
+    items: list[Value]
+    claimed: int
+    end: int
+    reason: str = ""
+
+
+def read_elements(data: bytes) -> Elements:
+    """The elements of an array that may be cut short or badly counted.
 
     Elements are taken until the data end or one of them fails. Behind the claimed count, structures are still
-    taken: some meters count fewer rows or objects than they send. The note is empty where all is well.
+    taken: some meters count fewer rows or objects than they send.
 
     Raises:
         DecodeError: the value is no array, or not even its head can be read.
@@ -304,22 +313,28 @@ def decode_elements(data: bytes) -> tuple[list[Value], str]:
         value, end = decode(data)
         if not isinstance(value, list):
             raise DecodeError("the value is no array", offset=0)
-        left = len(data) - end
-        return value, f"{left} bytes behind the array are not read" if left else ""
+        return Elements(value, len(value), end)
     claimed, position = read_length(data, 1)
     items: list[Value] = []
-    reason = ""
     while position < len(data) and (len(items) < claimed or data[position] == _STRUCTURE):
         try:
             item, position = decode(data, position, 1)
         except DecodeError as error:
-            reason = f" ({error.message})"
-            break
+            return Elements(items, claimed, position, error.message)
         items.append(item)
-    left = len(data) - position
+    return Elements(items, claimed, position)
+
+
+def decode_elements(data: bytes) -> tuple[list[Value], str]:
+    """The elements of `read_elements`, and a note on what is wrong with the array: empty where all is well."""
+    items, claimed, end, reason = read_elements(data)
+    left = len(data) - end
     if len(items) == claimed and not left:
         return items, ""
-    return items, f"the array says {claimed} elements, {len(items)} could be read; {left} bytes left{reason}"
+    if data[0] != _ARRAY:
+        return items, f"{left} bytes behind the array are not read"
+    why = f" ({reason})" if reason else ""
+    return items, f"the array says {claimed} elements, {len(items)} could be read; {left} bytes left{why}"
 
 
 class _Description(NamedTuple):

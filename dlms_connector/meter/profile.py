@@ -16,7 +16,7 @@ from datetime import datetime
 from dlms_connector.config.reading import ProfileSettings
 from dlms_connector.config.settings import DeviceSettings
 from dlms_connector.cosem.services import AttributeRef, Selection
-from dlms_connector.cosem.values import Value, decode
+from dlms_connector.cosem.values import DataType, Value, decode, read_elements
 from dlms_connector.errors import (
     DecodeError,
     DlmsConnectorError,
@@ -31,6 +31,7 @@ from dlms_connector.meter.profile_book import (
     BYTES_BEHIND,
     DUPLICATE_TIME,
     LATER_THAN_NOW,
+    MISCOUNTED,
     NO_NUMBER,
     OUTSIDE,
     RowBook,
@@ -75,6 +76,7 @@ _PASSING_RESULTS = (1, 2)  # hardware fault, temporary failure: no word on the w
 _ENDS_ORDER = ("deviation", "noDeviation", "wholeHours")
 _PROOFS = 3  # windows that range refused and another way showed to hold rows
 _RANGE_AGAIN_MS = 86_400_000
+_ARRAY, _COMPACT_ARRAY = bytes((DataType.ARRAY,)), bytes((DataType.COMPACT_ARRAY,))
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +177,10 @@ class ProfileReader:
         self._generation = 0
         self.book = RowBook(lambda text: on_event(f"{settings.obis}: {text}"))
         self.bytes_behind = 0
-        self.runs_backwards = False
+        self.incomplete = False
+        """The last answer was not understood to its end: bytes are left, or rows that it counts are not there."""
+        self.rises = False
+        """Its rows came oldest first: what was not understood of it is behind the newest of them."""
         self._zone = zone_for(device.clock.time_zone)
         self._reversed = device.clock.deviation_sign == "reversed"
         self._entries = EntryAccess(settings.obis, wall_ms)
@@ -255,9 +260,9 @@ class ProfileReader:
 
         Raises:
             LinkError, ObjectError, ServiceRefused: none of the ways of access works.
-            DlmsConnectorError: the answer is no array, or bytes came behind it and no row of the window.
+            DlmsConnectorError: the answer is no array, or it is incomplete and holds no row of the window.
         """
-        self.bytes_behind = 0
+        self.bytes_behind, self.incomplete = 0, False
         layout = self.learn(session)
         answer = self._read(session, window, layout)
         layout = self._layout_of(session, answer.buffer, layout)
@@ -266,8 +271,9 @@ class ProfileReader:
         self._access.note(answer, bool(rows))
         if answer.ends_kind and rows:
             self._prefer_ends(answer.ends_kind)
-        if self.bytes_behind and not rows:
-            raise _not_understood(f"{self.bytes_behind} bytes behind the value of {self._ref(2)}")
+        if self.incomplete and not rows:
+            what = f"{self.bytes_behind} bytes behind the value" if self.bytes_behind else MISCOUNTED
+            raise _not_understood(f"{what} of {self._ref(2)}")
         return rows
 
     def _layout_of(self, session: MeterSession, buffer: list[Value], layout: Layout) -> Layout:
@@ -330,7 +336,8 @@ class ProfileReader:
                 inside.append(row)
             else:
                 self.book.leave_out(LATER_THAN_NOW if row.ts_ms > newest_ms else OUTSIDE, tuple(row.values))
-        self.runs_backwards = len(inside) > 1 and inside[0].ts_ms > inside[-1].ts_ms
+        moments = [row.ts_ms for row in timed.rows]
+        self.rises = moments == sorted(moments) and len(set(moments)) > 1
         if self.settings.kind == "profile":
             inside, doubles = distinct_rows(inside, layout)
             for row in doubles:
@@ -415,22 +422,35 @@ class ProfileReader:
         self._ends = (kind, *(other for other in self._ends if other != kind))
 
     def _fetch(self, session: MeterSession, selection: Selection | None = None) -> list[Value]:
-        """The buffer's rows; bytes behind them are counted and told. Raises DlmsConnectorError: no array."""
+        """The buffer's rows as far as they can be read; the rest is told. Raises DlmsConnectorError: no array."""
         encoded = session.get_encoded(self._ref(2), selection)
         try:
-            value, end = decode(encoded)
+            if encoded[:1] not in (_ARRAY, _COMPACT_ARRAY):
+                return self._no_array(encoded)
+            items, claimed, end, _ = read_elements(encoded)
         except DecodeError:
             session.abandon()  # nobody knows what of this answer is true
             raise
-        behind = len(encoded) - end
-        if behind:
-            self.bytes_behind += behind
-            self.book.leave_out(BYTES_BEHIND, encoded[end:])
+        if end < len(encoded):
+            self._note_bytes(encoded[end:])
+        elif len(items) < claimed:
+            self.incomplete = True
+        if len(items) != claimed:
+            self.book.remark(MISCOUNTED, f"{claimed}, and {len(items)} could be read")
+        return items
+
+    def _no_array(self, encoded: bytes) -> list[Value]:
+        value, end = decode(encoded)
+        if end < len(encoded):
+            self._note_bytes(encoded[end:])
         if value is None:
             return []
-        if not isinstance(value, list):
-            raise _not_understood(f"the rows of {self._ref(2)} are no array: {short_text(value)}")
-        return value
+        raise _not_understood(f"the rows of {self._ref(2)} are no array: {short_text(value)}")
+
+    def _note_bytes(self, raw: bytes) -> None:
+        self.incomplete = True
+        self.bytes_behind += len(raw)
+        self.book.leave_out(BYTES_BEHIND, raw)
 
     def _ref(self, attribute: int) -> AttributeRef:
         return AttributeRef(PROFILE_CLASS, self.settings.obis, attribute)
@@ -498,6 +518,8 @@ class ProfileTask:
             self._halve_slice()
             raise
         except DlmsConnectorError as error:
+            if self._reader.incomplete:
+                self._reach_further()
             waits = isinstance(error, (ScalerUnknown, OrderUnknown))
             pause_s = _RETRY_S if waits else max(_RETRY_S, self._period_s())
             if isinstance(error, ObjectError) and not waits:
@@ -523,21 +545,29 @@ class ProfileTask:
         if readings and not self._deliver(readings):
             self._due_s = self._clock() + _RETRY_S
             return
-        if rows and not (self._reader.bytes_behind and self._reader.runs_backwards):
+        if self._reader.incomplete and not self._reader.rises:
+            # What was not understood may be rows of any time: the cursor stays, and the slice begins here again.
+            self._next_ms, self._due_s = from_ms, self._clock() + max(_RETRY_S, self._period_s())
+            self._reach_further()
+            return
+        if rows:
             # A meter that was ahead and is set right captures the time up to that row once more.
             self._advance(min(rows[-1].ts_ms, now_ms))
-        # An empty or finished slice of the past is done; the newest one is read again from the last row on.
-        # Bytes behind the rows may be rows, so the cursor does not move over the rest of their slice either.
-        done = not reaches_now and not self._reader.bytes_behind
-        self._next_ms = to_ms + 1 if done else (self._cursor_ms or from_ms - 1) + 1
-        if self._reader.bytes_behind and self._reader.runs_backwards:
-            self._next_ms, self._due_s = from_ms, self._clock() + _RETRY_S
-            return
+        if self._reader.incomplete:
+            self._next_ms = min(rows[-1].ts_ms, now_ms) + 1
+        else:
+            # An empty or finished slice of the past is done; the newest one is read again from the last row on.
+            self._next_ms = to_ms + 1 if not reaches_now else (self._cursor_ms or from_ms - 1) + 1
         self._due_s = self._next_poll_s() if reaches_now else self._clock()
 
     @property
     def _smallest_slice_ms(self) -> int:
         return min(self._settings.slice_ms, _SMALLEST_SLICE_MS)
+
+    def _reach_further(self) -> None:
+        """What is not understood here may stay so: the rows behind it are wanted all the same."""
+        if not self._reaches_now:
+            self._slice_ms *= 2
 
     def _halve_slice(self) -> None:
         self._slice_ms = max(self._slice_ms // 2, self._smallest_slice_ms)

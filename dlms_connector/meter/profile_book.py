@@ -15,6 +15,7 @@ DUPLICATE_TIME = "duplicate time"
 OUTSIDE = "outside the asked range"
 LATER_THAN_NOW = "later than now"
 BYTES_BEHIND = "bytes behind the value"
+MISCOUNTED = "another number of rows than the array says"
 NO_NUMBER = "a number that is not finite"
 _EXAMPLE_CHARACTERS = 160
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime, timezone
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -18,6 +19,7 @@ from dlms_connector.meter.profile_book import (
     BYTES_BEHIND,
     CLOCK_UNREADABLE,
     DUPLICATE_TIME,
+    MISCOUNTED,
     OUTSIDE,
     TIME_UNKNOWN,
     UNKNOWN_COLUMN_COUNT,
@@ -450,10 +452,10 @@ def test_bytes_behind_an_empty_array_are_told_and_the_cursor_does_not_move_over_
     with scene(NOW_S) as it, it.associated() as session:
         two_columns(it)
         row = cells(clock_before(0), 6)
-        answers = [array_of() + row]
+        answers = [array_of() + row[1:]]
         answering(it, lambda _: answers[0])
         for _ in range(2):
-            with pytest.raises(DlmsConnectorError, match=f"{len(row)} bytes behind the value"):
+            with pytest.raises(DlmsConnectorError, match=f"{len(row) - 1} bytes behind the value"):
                 it.task.step(session)
             it.time.now_s = it.task.due_s()
         assert session.is_open
@@ -473,6 +475,45 @@ def test_rows_before_bytes_that_are_not_understood_are_delivered() -> None:
         it.task.step(session)
         assert it.moments() == [LATEST_S - 900 * back for back in (3, 2, 1)]
         assert it.reader.bytes_behind == 2
+        assert it.reader.book.balances
+
+
+@pytest.mark.parametrize("tail", [b"\x02\x02", b"\xc0"])
+@pytest.mark.parametrize("backs", [(1,), (1, 2), (2, 1, 3)])
+def test_the_cursor_moves_over_nothing_that_was_not_understood(backs: tuple[int, ...], tail: bytes) -> None:
+    with scene(NOW_S, profile={"backfill": "2h", "slice": "1h"}) as it, it.associated() as session:
+        two_columns(it)
+        rows = [cells(clock_before(back), 10 - back) for back in backs]
+        answers = [array_of(*rows) + tail]
+        answering(it, lambda _: answers[0])
+        for _ in range(3):
+            with suppress(DlmsConnectorError):
+                it.task.step(session)
+            it.time.now_s = max(it.time.now_s, it.task.due_s())
+        assert it.task.behind_ms is None
+        assert it.moments() == sorted(LATEST_S - 900 * back for back in backs), (
+            "the newest row comes all the same"
+        )
+        assert session.is_open
+        older = cells(clock_before(4), 6)
+        answers[0] = array_of(*rows, older)
+        it.task.step(session)
+        assert LATEST_S - 3600 in it.moments()
+        assert it.task.behind_ms is not None
+        assert it.reader.book.balances
+
+
+@pytest.mark.parametrize("claimed", [1, 2, 5])
+def test_rows_are_read_whatever_number_the_array_says(claimed: int) -> None:
+    with scene(NOW_S, profile={"backfill": "1h"}) as it, it.associated() as session:
+        two_columns(it)
+        rows = [cells(clock_before(back), 10 - back) for back in (0, 1, 2)]
+        answering(it, lambda _: bytes((1, claimed)) + b"".join(rows))
+        it.task.step(session)
+        assert it.moments() == [LATEST_S - 900 * back for back in (2, 1, 0)]
+        assert (it.task.behind_ms is None) == (claimed == 5), "rows that were counted and are not there"
+        assert it.reader.book.remarks == {MISCOUNTED: 1}
+        assert session.is_open
         assert it.reader.book.balances
 
 
