@@ -48,7 +48,6 @@ from dlms_connector.meter.profile_rows import (
     distinct_rows,
     has_no_number,
     has_null_clock,
-    is_of_another_layout,
     parse_capture_objects,
     range_ends,
     range_selection,
@@ -76,6 +75,7 @@ _PASSING_RESULTS = (1, 2)  # hardware fault, temporary failure: no word on the w
 _ENDS_ORDER = ("deviation", "noDeviation", "wholeHours")
 _PROOFS = 3  # windows that range refused and another way showed to hold rows
 _RANGE_AGAIN_MS = 86_400_000
+_CONFIRMED_MS = 60_000  # so long nobody asks for the columns again because of rows that are longer or shorter
 _ARRAY, _COMPACT_ARRAY = bytes((DataType.ARRAY,)), bytes((DataType.COMPACT_ARRAY,))
 
 
@@ -175,6 +175,8 @@ class ProfileReader:
         self._told = Layout((), 0)  # as the meter told it: what is withheld for want of a scaler is in it
         self._scaled = False
         self._generation = 0
+        self._asked_ms: dict[int, int] = {}
+        self._former_counts: set[int] = set()
         self.book = RowBook(lambda text: on_event(f"{settings.obis}: {text}"))
         self.bytes_behind = 0
         self.incomplete = False
@@ -188,7 +190,6 @@ class ProfileReader:
         """Writes what was learned of this profile, and how far it was read."""
         self._access = _AccessMemory(device, settings, state, self.keeper)
         self._ends: tuple[str, ...] = _ENDS_ORDER if settings.range_ends == "auto" else (settings.range_ends,)
-        self._odd_counts: set[int] = set()
         self._refused_before: set[tuple[str, int]] = set()
         self._lasting_results: set[int] = set()
 
@@ -211,20 +212,28 @@ class ProfileReader:
             ScalerUnknown: a column's scaler is not known now: the rows wait in the meter until it is.
             DlmsConnectorError: none of its columns is a clock.
         """
+        if self._generation != session.facts.generation:
+            self.layout, self._scaled = None, False  # it may be another meter by now, or another firmware
+            self._entries.forget()
         if self.layout is None:
             columns = parse_capture_objects(session.get(self._ref(3)), self.settings.columns)
-            period = session.get(self._ref(4))
-            layout = Layout(columns, period if isinstance(period, int) else 0)
+            layout = Layout(columns, self._capture_period(session))
             if layout.clock_index is None:
                 raise DlmsConnectorError(
                     f"the profile {self.settings.obis} has no clock among its columns: its rows bear no time",
                     layer=Layer.DATA,
                 )
+            if self._told.columns and columns != self._told.columns:
+                self._former_counts.add(len(self._told.columns))
             self.layout, self._told, self._scaled = layout, layout, False
         if not self._scaled or self._generation != session.facts.generation:
-            self._generation = session.facts.generation
             self.layout = self._with_scalers(session, self._told)
+        self._generation = session.facts.generation
         return self.layout
+
+    def _capture_period(self, session: MeterSession) -> int:
+        period = session.get(self._ref(4))
+        return period if isinstance(period, int) else 0
 
     def _with_scalers(self, session: MeterSession, layout: Layout) -> Layout:
         """The layout with every scaler that is known; where one is refused for good, by the device's `unscaled`."""
@@ -277,13 +286,14 @@ class ProfileReader:
         return rows
 
     def _layout_of(self, session: MeterSession, buffer: list[Value], layout: Layout) -> Layout:
-        """The layout, learned anew where no row has its number of values; once for each number that is odd."""
-        counts = {len(row) for row in buffer if isinstance(row, (tuple, list))}
-        if not is_of_another_layout(buffer, layout) or counts <= self._odd_counts:
+        """The layout, asked for again where a row has another number of values, unless that was done just now."""
+        counts = {len(row) for row in buffer if isinstance(row, (tuple, list))} - {len(layout.columns)}
+        now_ms = self._wall_ms()
+        if all(0 <= now_ms - self._asked_ms.get(count, -_CONFIRMED_MS) < _CONFIRMED_MS for count in counts):
             return layout
-        self.layout = None  # somebody has given the meter other columns to capture
+        self.layout = None  # somebody may have given the meter other columns to capture
         layout = self.learn(session)
-        self._odd_counts = counts - {len(layout.columns)}
+        self._asked_ms = dict.fromkeys(counts, now_ms)
         return layout
 
     def _timed(
@@ -320,6 +330,7 @@ class ProfileReader:
             events=self.settings.kind == "events",
             null_values=self.settings.null_values,
             newest_first=newest_first,
+            former_counts=frozenset(self._former_counts),
             earliest_ms=None if ends is None else ends[0],
             latest_ms=latest_ms if ends is None else min(latest_ms, ends[1]),
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, tzinfo
 from math import isfinite
@@ -59,8 +59,9 @@ class Layout:
 
     @property
     def clock_index(self) -> int | None:
-        """Which column is the row's time: the clock object's, else seconds since 1970."""
-        clocks = [index for index, column in enumerate(self.columns) if column.is_clock]
+        """Which column is the row's time: the meter's own clock's, another clock object's, seconds since 1970."""
+        clocks = [index for index, column in enumerate(self.columns) if column.ref == CLOCK]
+        clocks += [index for index, column in enumerate(self.columns) if column.is_clock]
         clocks += [index for index, column in enumerate(self.columns) if column.is_unix_clock]
         return clocks[0] if clocks else None
 
@@ -191,13 +192,6 @@ def entry_selection(first: int, last: int) -> Selection:
     )
 
 
-def is_of_another_layout(buffer: Value, layout: Layout) -> bool:
-    """No row has as many values as the layout has columns: the meter captures something else by now."""
-    if not isinstance(buffer, list) or not buffer:
-        return False
-    return not any(isinstance(row, (tuple, list)) and len(row) == len(layout.columns) for row in buffer)
-
-
 @dataclass(frozen=True, slots=True)
 class Row:
     """A row with its time in epoch milliseconds."""
@@ -211,7 +205,8 @@ class TimeRules:
     """How the times and nulls of an answer are to be read.
 
     `newest_first` is what the meter says of its order, None where it does not; no row of the answer is before
-    `earliest_ms` or after `latest_ms` (None: not known).
+    `earliest_ms` or after `latest_ms` (None: not known). Rows of `former_counts` values may be of columns that the
+    profile had before.
     """
 
     zone: tzinfo
@@ -219,6 +214,7 @@ class TimeRules:
     events: bool = False
     null_values: str = "auto"
     newest_first: bool | None = None
+    former_counts: frozenset[int] = frozenset()
     earliest_ms: int | None = None
     latest_ms: int | None = None
 
@@ -261,7 +257,7 @@ def time_rows(buffer: Value, layout: Layout, rules: TimeRules) -> TimedRows:
     result = TimedRows()
     if not isinstance(buffer, list) or layout.clock_index is None:
         return result
-    clocks = [_clock_of(row, layout) for row in buffer]
+    clocks = [_clock_of(row, layout, rules.former_counts) for row in buffer]
     moments = _moments(clocks, layout.capture_period_s * 1000, rules)
     carry = rules.null_values == "carry" or (rules.null_values == "auto" and None in clocks)
     before: Sequence[Value] = ()
@@ -287,9 +283,12 @@ _NO_ROW = "no row"
 _FIRST_UNIX_S, _END_UNIX_S = 946_684_800, 4_102_444_800  # 2000 to 2100: zero and the like are no time
 
 
-def _clock_of(row: Value, layout: Layout) -> Value:
-    """The cell that bears the row's time; `_NO_ROW` where it has fewer values than the layout has columns."""
-    if not isinstance(row, (tuple, list)) or layout.clock_index is None or len(row) < len(layout.columns):
+def _clock_of(row: Value, layout: Layout, former_counts: Collection[int] = ()) -> Value:
+    """The cell that bears the row's time; `_NO_ROW` where its number of values does not fit the layout."""
+    if not isinstance(row, (tuple, list)) or layout.clock_index is None:
+        return _NO_ROW
+    count = len(layout.columns)
+    if len(row) < count or (len(row) > count and len(row) in former_counts):
         return _NO_ROW
     return row[layout.clock_index]
 

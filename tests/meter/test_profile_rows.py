@@ -532,3 +532,73 @@ def test_the_reader_counts_a_double_time_once_for_a_profile() -> None:
         assert [row.values[1] for row in it.reader.rows(session, SIX_HOURS)] == [5]
         assert it.reader.book.left_out == {DUPLICATE_TIME: 1}
         assert it.reader.book.balances
+
+
+THREE_COLUMNS = bytes.fromhex(
+    "0103 0204 120008 09060000010000ff 0f02 120000 0204 120003 09060100020800ff 0f02 120000"
+    "0204 120003 09060100010800ff 0f02 120000".replace(" ", "")
+)
+
+
+def test_a_row_of_another_length_has_the_columns_asked_for_again() -> None:
+    with scene(NOW_S) as it, it.associated() as session:
+        two_columns(it)
+        old, new = cells(clock_before(1), 5), cells(clock_before(0), 77, 6)
+        answers = [array_of(old)]
+        answering(it, lambda _: answers[0])
+        assert len(it.reader.rows(session, SIX_HOURS)) == 1
+        it.fleet.override(SERIAL, 7, PROFILE, 3, THREE_COLUMNS)
+        answers[0] = array_of(old, new)
+        (row,) = it.reader.rows(session, SIX_HOURS)
+        keys = [column.key for column in it.reader.learn(session).columns]
+        assert dict(zip(keys, row.values, strict=True)) | {None: 0} == {
+            None: 0,
+            "energy_export": 77,
+            "energy": 6,
+        }
+        assert it.reader.book.left_out == {UNKNOWN_COLUMN_COUNT: 1}
+        two_columns(it)
+        it.time.now_s += 3600
+        answers[0] = array_of(cells(clock_before(1), 5), cells(clock_before(0), 77, 6))
+        assert [row.values[1] for row in it.reader.rows(session, SIX_HOURS)] == [5], "those had other columns"
+        assert it.reader.book.balances
+
+
+def test_columns_are_asked_for_again_when_the_facts_are_dropped() -> None:
+    with scene(NOW_S) as it, it.associated() as session:
+        two_columns(it)
+        it.fleet.override(SERIAL, 7, PROFILE, 3, THREE_COLUMNS)
+        first = it.reader.learn(session)
+        swapped = THREE_COLUMNS[:20] + THREE_COLUMNS[38:] + THREE_COLUMNS[20:38]
+        it.fleet.override(SERIAL, 7, PROFILE, 3, swapped)
+        assert it.reader.learn(session) == first
+        session.forget_facts()
+        assert it.reader.learn(session).columns == (first.columns[0], first.columns[2], first.columns[1])
+
+
+def test_an_order_that_was_not_told_is_asked_for_again() -> None:
+    with scene(NOW_S) as it, it.associated() as session:
+        two_columns(it)
+        rows = array_of(cells(clock_before(0), 9), *(cells(None, value) for value in (8, 7, 6)))
+        answering(it, lambda _: rows)
+        for raw in (b"\x00", b"\x16\x00"):
+            it.fleet.override(SERIAL, 7, PROFILE, 5, raw)
+            it.reader.rows(session, Window(0, NOW_S * 1000))
+            it.time.now_s += 200
+        it.fleet.override(SERIAL, 7, PROFILE, 5, b"\x16\x02")
+        assert it.reader._entries.newest_first(session) is True
+
+
+@pytest.mark.parametrize("raw", [b"\x00", b"\x09\x01\x04", b"\x0f\xff"])
+def test_a_number_of_entries_that_is_none_is_an_error_and_not_an_empty_profile(raw: bytes) -> None:
+    with scene(NOW_S, profile={"access": "entry"}) as it, it.associated() as session:
+        it.fleet.override(SERIAL, 7, PROFILE, 7, raw)
+        with pytest.raises(DlmsConnectorError, match="no number of rows"):
+            it.reader.rows(session, SIX_HOURS)
+        assert session.is_open
+
+
+def test_the_meters_own_clock_goes_before_other_clocks() -> None:
+    others = (Obis(0, 1, 1, 0, 0), Obis(0, 0, 1, 0, 0))
+    columns = parse_capture_objects([capture_object(8, obis) for obis in others], {})
+    assert Layout(columns, 900).clock_index == 1
