@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from dlms_connector.cosem.values import Value
+from dlms_connector.cosem.values import Delta, Value
 
 CLOCK_UNREADABLE = "clock unreadable"
 TIME_UNKNOWN = "null clock that cannot be computed"
 UNKNOWN_COLUMN_COUNT = "unknown column count"
 UNKNOWN_COLUMNS = "unknown columns"
+DIFFERENCE_ALONE = "the difference to a value that is not known"
 DUPLICATE_TIME = "duplicate time"
 OUTSIDE = "outside the asked range"
 LATER_THAN_NOW = "later than now"
@@ -80,6 +81,8 @@ def short_text(raw: Value) -> str:
 
 
 def _text(raw: Value) -> str:
+    if isinstance(raw, Delta):
+        return f"{raw.number:+d} (difference)"
     if isinstance(raw, bytes):
         return raw[:_EXAMPLE_CHARACTERS].hex().upper()
     if isinstance(raw, (tuple, list)):

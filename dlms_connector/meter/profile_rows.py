@@ -10,10 +10,11 @@ from math import isfinite
 from dlms_connector.config.reading import ObjectDefinition
 from dlms_connector.cosem.clock import decode_clock, encode_clock, encode_parts
 from dlms_connector.cosem.services import AttributeRef, Selection
-from dlms_connector.cosem.values import DataType, TypedValue, Value, array, structure
+from dlms_connector.cosem.values import DataType, Delta, TypedValue, Value, array, structure
 from dlms_connector.errors import DecodeError
 from dlms_connector.meter.profile_book import (
     CLOCK_UNREADABLE,
+    DIFFERENCE_ALONE,
     TIME_UNKNOWN,
     UNKNOWN_COLUMN_COUNT,
     UNKNOWN_COLUMNS,
@@ -267,9 +268,13 @@ def time_rows(buffer: Value, layout: Layout, rules: TimeRules) -> TimedRows:
             result.left_out.append((UNKNOWN_COLUMN_COUNT, row))
             continue
         values = _known_values(row, before if carry else (), layout)
+        values, is_whole = _summed(values, before, layout)
         before = values
         if moment is None:
             result.left_out.append((TIME_UNKNOWN if clock is None else CLOCK_UNREADABLE, row))
+            continue
+        if not is_whole:
+            result.left_out.append((DIFFERENCE_ALONE, row))
             continue
         if len(row) > len(layout.columns):
             result.remarks.append((UNKNOWN_COLUMNS, row))
@@ -303,6 +308,25 @@ def _known_values(row: Sequence[Value], before: Sequence[Value], layout: Layout)
         before[index] if value is None and index != layout.clock_index else value
         for index, value in enumerate(values)
     )
+
+
+def _summed(values: Sequence[Value], before: Sequence[Value], layout: Layout) -> tuple[Sequence[Value], bool]:
+    """The values with differences added to the row before; whether all that are wanted could be."""
+    if not any(isinstance(value, Delta) for value in values):
+        return values, True
+    summed: list[Value] = []
+    is_whole = True
+    for index, (column, value) in enumerate(zip(layout.columns, values, strict=True)):
+        if not isinstance(value, Delta):
+            summed.append(value)
+            continue
+        last = before[index] if before else None
+        if isinstance(last, (int, float)) and not isinstance(last, bool):
+            summed.append(last + value.number)
+        else:
+            summed.append(None)
+            is_whole = is_whole and column.key is None
+    return summed, is_whole
 
 
 def _moments(clocks: Sequence[Value], period_ms: int, rules: TimeRules) -> list[int | None]:

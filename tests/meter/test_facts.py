@@ -219,7 +219,20 @@ def test_what_is_no_scaler_makes_no_number(raw: bytes) -> None:
     assert "energy" in bench.cycle().held
 
 
-@pytest.mark.parametrize("raw", ["177fc00000", "177f800000", "17ff800000", "187ff8000000000000", "00", "99"])
+@pytest.mark.parametrize(
+    "raw",
+    [
+        "177fc00000",
+        "177f800000",
+        "17ff800000",
+        "187ff8000000000000",
+        "00",
+        "99",
+        "1c05",
+        "200007",
+        "02011c05",
+    ],
+)
 def test_what_is_no_value_fails_with_a_reason(raw: str) -> None:
     bench = Bench(FactMeter({VALUE: bytes.fromhex(raw), SCALER: scaler(-3)}))
     result = bench.cycle()

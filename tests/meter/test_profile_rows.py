@@ -18,6 +18,7 @@ from dlms_connector.meter.profile import Window
 from dlms_connector.meter.profile_book import (
     BYTES_BEHIND,
     CLOCK_UNREADABLE,
+    DIFFERENCE_ALONE,
     DUPLICATE_TIME,
     MISCOUNTED,
     OUTSIDE,
@@ -602,3 +603,17 @@ def test_the_meters_own_clock_goes_before_other_clocks() -> None:
     others = (Obis(0, 1, 1, 0, 0), Obis(0, 0, 1, 0, 0))
     columns = parse_capture_objects([capture_object(8, obis) for obis in others], {})
     assert Layout(columns, 900).clock_index == 1
+
+
+def test_a_difference_is_added_to_the_row_before_and_no_value_by_itself() -> None:
+    def row(back: int, cell: str) -> bytes:
+        return b"\x02\x02\x09\x0c" + clock_before(back) + bytes.fromhex(cell)
+
+    with scene(NOW_S, profile={"backfill": "6h"}) as it, it.associated() as session:
+        two_columns(it)
+        cells_ = ("1c05", "06000003e8", "1cff", "200000", "00", "1f07", "0600000001")
+        answering(it, lambda _: array_of(*(row(9 - index, cell) for index, cell in enumerate(cells_))))
+        got = it.reader.rows(session, SIX_HOURS)
+        assert [item.values[1] for item in got] == [1000, 999, 999, None, 1]
+        assert it.reader.book.left_out == {DIFFERENCE_ALONE: 2}
+        assert it.reader.book.balances
