@@ -45,6 +45,7 @@ from dlms_connector.meter.profile_rows import (
     Row,
     TimedRows,
     TimeRules,
+    column_notes,
     distinct_rows,
     has_no_number,
     has_null_clock,
@@ -177,7 +178,9 @@ class ProfileReader:
         self._generation = 0
         self._asked_ms: dict[int, int] = {}
         self._former_counts: set[int] = set()
-        self.book = RowBook(lambda text: on_event(f"{settings.obis}: {text}"))
+        self._on_event = on_event
+        self._told_notes: set[str] = set()
+        self.book = RowBook(self._tell)
         self.bytes_behind = 0
         self.incomplete = False
         """The last answer was not understood to its end: bytes are left, or rows that it counts are not there."""
@@ -186,12 +189,15 @@ class ProfileReader:
         self._zone = zone_for(device.clock.time_zone)
         self._reversed = device.clock.deviation_sign == "reversed"
         self._entries = EntryAccess(settings.obis, wall_ms)
-        self.keeper = Keeper(lambda text: on_event(f"{settings.obis}: {text}"))
+        self.keeper = Keeper(self._tell)
         """Writes what was learned of this profile, and how far it was read."""
         self._access = _AccessMemory(device, settings, state, self.keeper)
         self._ends: tuple[str, ...] = _ENDS_ORDER if settings.range_ends == "auto" else (settings.range_ends,)
         self._refused_before: set[tuple[str, int]] = set()
         self._lasting_results: set[int] = set()
+
+    def _tell(self, text: str) -> None:
+        self._on_event(f"{self.settings.obis}: {text}")
 
     @property
     def access(self) -> str:
@@ -225,6 +231,10 @@ class ProfileReader:
                 )
             if self._told.columns and columns != self._told.columns:
                 self._former_counts.add(len(self._told.columns))
+            for note in column_notes(columns, self.settings.columns):
+                if note not in self._told_notes:
+                    self._told_notes.add(note)
+                    self._tell(note)
             self.layout, self._told, self._scaled = layout, layout, False
         if not self._scaled or self._generation != session.facts.generation:
             self.layout = self._with_scalers(session, self._told)

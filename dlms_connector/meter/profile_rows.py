@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, tzinfo
 from math import isfinite
 
@@ -25,6 +26,7 @@ from dlms_connector.obis import Obis
 PROFILE_CLASS = 7
 CLOCK_CLASS = 8
 DATA_CLASS = 1
+DEMAND_CLASS = 5
 CLOCK = AttributeRef(CLOCK_CLASS, Obis(0, 0, 1, 0, 0), 2)
 RANGE, ENTRY = 1, 2
 MAX_COLUMNS = 200
@@ -80,13 +82,15 @@ def is_unix_clock(ref: AttributeRef) -> bool:
 def parse_capture_objects(value: Value, keys: Mapping[str, str | None]) -> tuple[Column, ...]:
     """Columns from attribute 3. `keys` maps OBIS or OBIS#attribute to a key or None; empty takes all.
 
+    A plain OBIS code means the value of its object. Parts of one attribute under one key are told apart by their
+    data index; any other column under a key that is taken has none.
+
     Raises:
         DecodeError: not an array of capture object definitions.
     """
     if not isinstance(value, list) or len(value) > MAX_COLUMNS:
         raise DecodeError("capture_objects is no array of a usable size", offset=0)
-    wanted = {_normal(name): key for name, key in keys.items()}
-    columns = []
+    captured: list[tuple[AttributeRef, int]] = []
     for item in value:
         if not isinstance(item, tuple) or len(item) < 4:
             raise DecodeError("a capture object is no structure of four", offset=0)
@@ -100,8 +104,46 @@ def parse_capture_objects(value: Value, keys: Mapping[str, str | None]) -> tuple
         ):
             raise DecodeError("a capture object has parts of wrong types", offset=0)
         ref = AttributeRef(class_id, Obis.from_bytes(name), attribute)
-        columns.append(Column(ref, data_index, _key_for(ref, wanted)))
-    return tuple(columns)
+        captured.append((ref, data_index))
+    wanted = {_normal(name): key for name, key in keys.items()}
+    refs = {ref for ref, _ in captured}
+    return _under_distinct_keys([Column(ref, part, _key_for(ref, wanted, refs)) for ref, part in captured])
+
+
+def _under_distinct_keys(columns: Sequence[Column]) -> tuple[Column, ...]:
+    often = Counter(column.key for column in columns)
+    taken: set[str] = set()
+    distinct = []
+    for column in columns:
+        key = column.key
+        if key is not None and often[key] > 1 and column.data_index > 0:
+            key = f"{key}[{column.data_index}]"
+        if key in taken:
+            key = None
+        if key is not None:
+            taken.add(key)
+        distinct.append(replace(column, key=key))
+    return tuple(distinct)
+
+
+def column_notes(columns: Sequence[Column], keys: Mapping[str, str | None]) -> list[str]:
+    """What is odd about the columns, a sentence each: one that has no key of its own, or is not captured at all."""
+    wanted = {_normal(name): key for name, key in keys.items()}
+    refs = {column.ref for column in columns}
+    names = {str(ref.obis) for ref in refs} | {_exact(ref) for ref in refs}
+    notes = [f'the profile has no column "{name}"' for name in wanted if name not in names]
+    for column in columns:
+        meant = _key_for(column.ref, wanted, refs)
+        where = f"{_exact(column.ref)}, data index {column.data_index}"
+        if meant is not None and column.key is None:
+            notes.append(f'the column {where} is left out: "{meant}" is the key of another column')
+        elif column.key != meant:
+            notes.append(f'the column {where} is delivered as "{column.key}"')
+    return notes
+
+
+def _exact(ref: AttributeRef) -> str:
+    return f"{ref.obis}#{ref.attribute}"
 
 
 def _normal(name: str) -> str:
@@ -109,16 +151,24 @@ def _normal(name: str) -> str:
     return f"{Obis.parse(obis)}#{attribute}" if attribute else str(Obis.parse(obis))
 
 
-def _key_for(ref: AttributeRef, wanted: Mapping[str, str | None]) -> str | None:
-    exact = f"{ref.obis}#{ref.attribute}"
-    plain = str(ref.obis)
+def _key_for(
+    ref: AttributeRef, wanted: Mapping[str, str | None], captured: Collection[AttributeRef]
+) -> str | None:
+    exact, plain = _exact(ref), str(ref.obis)
     if exact in wanted:
         return wanted[exact]
-    if plain in wanted and ref.attribute in (2, 3):
+    if plain in wanted and _is_value(ref, captured):
         return wanted[plain]
     if wanted or is_unix_clock(ref) or (ref.class_id == CLOCK_CLASS and ref.attribute == 2):
         return None
     return plain if ref.attribute == 2 else exact
+
+
+def _is_value(ref: AttributeRef, captured: Collection[AttributeRef]) -> bool:
+    """Whether the attribute holds its object's value; a demand register's last average where that alone is captured."""
+    if ref.class_id == DEMAND_CLASS and ref.attribute == 3:
+        return AttributeRef(ref.class_id, ref.obis, 2) not in captured
+    return ref.attribute == 2
 
 
 def range_ends(from_ms: int, to_ms: int, ends: str, zone: tzinfo) -> tuple[int, int]:

@@ -14,7 +14,7 @@ from dlms_connector.cosem.clock import encode_clock
 from dlms_connector.cosem.services import AttributeRef
 from dlms_connector.cosem.values import Value
 from dlms_connector.errors import DlmsConnectorError
-from dlms_connector.meter.profile import Window
+from dlms_connector.meter.profile import ProfileReader, Window
 from dlms_connector.meter.profile_book import (
     BYTES_BEHIND,
     CLOCK_UNREADABLE,
@@ -101,14 +101,16 @@ def with_byte(raw: bytes, position: int, *octets: int) -> bytes:
 
 @pytest.mark.parametrize(
     ("position", "octets"),
-    [(4, (8,)), (8, (100,)), (9, (0x0F, 0x00)), (4, (0xFE,)), (9, (0x7F, 0xFF))],
-    ids=["weekday 8", "hundredths 100", "deviation 0F00", "weekday 254", "deviation 7FFF"],
+    [(4, (8,)), (8, (100,)), (9, (0x0F, 0x00)), (4, (0xFE,)), (9, (0x7F, 0xFF)), (7, (0xFF,))],
+    ids=["weekday 8", "hundredths 100", "deviation 0F00", "weekday 254", "deviation 7FFF", "no second"],
 )
 def test_an_unsound_field_that_no_time_needs_costs_no_row(position: int, octets: tuple[int, ...]) -> None:
     assert minutes_of([(with_byte(at(15), position, *octets), 1)]) == [15]
 
 
-@pytest.mark.parametrize(("position", "octet"), [(2, 13), (3, 32), (5, 24), (6, 60), (7, 60), (0, 0)])
+@pytest.mark.parametrize(
+    ("position", "octet"), [(2, 13), (3, 32), (5, 24), (5, 255), (6, 60), (6, 255), (7, 60), (0, 0)]
+)
 def test_an_unsound_time_is_counted(position: int, octet: int) -> None:
     raw = with_byte(at(15), position, octet, *((0,) if position == 0 else ()))
     timed = time_rows([(raw, 1), (at(30), 2)], layout(), TimeRules(UTC))
@@ -617,3 +619,47 @@ def test_a_difference_is_added_to_the_row_before_and_no_value_by_itself() -> Non
         assert [item.values[1] for item in got] == [1000, 999, 999, None, 1]
         assert it.reader.book.left_out == {DIFFERENCE_ALONE: 2}
         assert it.reader.book.balances
+
+
+def captures(*items: tuple[int, int, int]) -> list[Value]:
+    """Clock, and the energy by class, attribute and data index."""
+    name = ENERGY.obis.to_bytes()
+    return [
+        capture_object(8, CLOCK.obis),
+        *((class_id, name, attribute, part) for class_id, attribute, part in items),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("items", "keys"),
+    [
+        ([(3, 2, 0), (3, 3, 0)], ["energy", None]),
+        ([(4, 3, 0), (4, 5, 0)], [None, None]),
+        ([(5, 3, 0), (5, 2, 0)], [None, "energy"]),
+        ([(5, 3, 0), (5, 4, 0)], ["energy", None]),
+        ([(3, 2, 1), (3, 2, 2)], ["energy[1]", "energy[2]"]),
+        ([(3, 2, 0), (3, 2, 2)], ["energy", "energy[2]"]),
+        ([(3, 2, 0), (3, 2, 0)], ["energy", None]),
+        ([(3, 2, 2)], ["energy"]),
+    ],
+)
+def test_a_key_has_one_column(items: list[tuple[int, int, int]], keys: list[str | None]) -> None:
+    columns = parse_capture_objects(captures(*items), {"1-0:1.8.0": "energy"})
+    assert [column.key for column in columns[1:]] == keys
+    plain = [column.key for column in parse_capture_objects(captures(*items), {}) if column.key]
+    assert len(set(plain)) == len(plain)
+
+
+def test_columns_that_are_missing_or_share_a_key_are_told_once() -> None:
+    told: list[str] = []
+    columns = {"1-0:1.8.0": "energy", "1-0:9.9.9": "x"}
+    with scene(NOW_S, profile={"columns": columns}) as it, it.associated() as session:
+        raw = "0103 0204 120008 09060000010000ff 0f02 120000" + "0204 120003 09060100010800ff 0f02 120000" * 2
+        it.fleet.override(SERIAL, 7, PROFILE, 3, bytes.fromhex(raw.replace(" ", "")))
+        reader = ProfileReader(it.device, it.device.profiles[0], it.bench.state, on_event=told.append)
+        reader.learn(session)
+        session.forget_facts()
+        reader.learn(session)
+    assert len(told) == 2
+    assert "1-0:9.9.9" in told[0]
+    assert "left out" in told[1]
