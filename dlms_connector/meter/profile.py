@@ -25,7 +25,7 @@ from dlms_connector.errors import (
     ObjectError,
     ServiceRefused,
 )
-from dlms_connector.meter.facts import ScalerUnknown, Standing
+from dlms_connector.meter.facts import REFUSALS, REFUSED_OVER_MS, ScalerUnknown, Standing
 from dlms_connector.meter.plan import scaler_ref
 from dlms_connector.meter.profile_book import (
     BYTES_BEHIND,
@@ -76,6 +76,7 @@ _PASSING_RESULTS = (1, 2)  # hardware fault, temporary failure: no word on the w
 _ENDS_ORDER = ("deviation", "noDeviation", "wholeHours")
 _PROOFS = 3  # windows that range refused and another way showed to hold rows
 _RANGE_AGAIN_MS = 86_400_000
+_PERIOD_AGAIN_MS = 300_000
 _CONFIRMED_MS = 60_000  # so long nobody asks for the columns again because of rows that are longer or shorter
 _ARRAY, _COMPACT_ARRAY = bytes((DataType.ARRAY,)), bytes((DataType.COMPACT_ARRAY,))
 
@@ -176,6 +177,9 @@ class ProfileReader:
         self._told = Layout((), 0)  # as the meter told it: what is withheld for want of a scaler is in it
         self._scaled = False
         self._generation = 0
+        self._period_again_ms = 0
+        """When a capture period that was not told is asked for again; 0 once it is known."""
+        self._period_refusals = self._period_refused_ms = 0
         self._asked_ms: dict[int, int] = {}
         self._former_counts: set[int] = set()
         self._on_event = on_event
@@ -223,6 +227,7 @@ class ProfileReader:
             self._entries.forget()
         if self.layout is None:
             columns = parse_capture_objects(session.get(self._ref(3)), self.settings.columns)
+            self._period_again_ms = 0
             layout = Layout(columns, self._capture_period(session))
             if layout.clock_index is None:
                 raise DlmsConnectorError(
@@ -236,14 +241,47 @@ class ProfileReader:
                     self._told_notes.add(note)
                     self._tell(note)
             self.layout, self._told, self._scaled = layout, layout, False
+        elif self._period_again_ms and self._wall_ms() >= self._period_again_ms:
+            period_s = self._capture_period(session)
+            self._told, self.layout = (
+                replace(each, capture_period_s=period_s) for each in (self._told, self.layout)
+            )
         if not self._scaled or self._generation != session.facts.generation:
             self.layout = self._with_scalers(session, self._told)
         self._generation = session.facts.generation
         return self.layout
 
     def _capture_period(self, session: MeterSession) -> int:
-        period = session.get(self._ref(4))
-        return period if isinstance(period, int) else 0
+        """Seconds; 0 where the meter does not say it now, and it is asked again."""
+        try:
+            period = session.get(self._ref(4))
+        except (ObjectError, ServiceRefused) as error:
+            period = error.message  # rows that bear their time need none
+        if isinstance(period, int) and not isinstance(period, bool) and period >= 0:
+            self._period_again_ms = self._period_refusals = 0
+            return period
+        now_ms = self._wall_ms()
+        self._period_again_ms = now_ms + _PERIOD_AGAIN_MS
+        self._period_refusals += 1
+        if self._period_refusals == 1:
+            self._period_refused_ms = now_ms
+        return 0
+
+    def _need_period(self, session: MeterSession, layout: Layout) -> Layout:
+        """The layout with the capture period, which null times need.
+
+        Raises:
+            OrderUnknown: the meter does not tell it now; refused again and again over minutes, there is none.
+        """
+        if not self._period_again_ms:
+            return layout
+        period_s = self._capture_period(session)
+        over_ms = self._wall_ms() - self._period_refused_ms
+        if self._period_again_ms and (self._period_refusals < REFUSALS or over_ms < REFUSED_OVER_MS):
+            raise OrderUnknown(f"the capture period of {self.settings.obis} is not known", hint="try again")
+        self._told = replace(self._told, capture_period_s=period_s)
+        self.layout = replace(layout, capture_period_s=period_s)
+        return self.layout
 
     def _with_scalers(self, session: MeterSession, layout: Layout) -> Layout:
         """The layout with every scaler that is known; where one is refused for good, by the device's `unscaled`."""
@@ -320,6 +358,7 @@ class ProfileReader:
         """
         if not has_null_clock(buffer, layout):
             return self._timed_by(None, buffer, layout, ends)
+        layout = self._need_period(session, layout)
         try:
             return self._timed_by(self._entries.newest_first(session), buffer, layout, ends)
         except OrderUnknown:

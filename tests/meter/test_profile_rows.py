@@ -27,6 +27,7 @@ from dlms_connector.meter.profile_book import (
     UNKNOWN_COLUMNS,
     RowBook,
 )
+from dlms_connector.meter.profile_entries import OrderUnknown
 from dlms_connector.meter.profile_rows import (
     CLOCK,
     Column,
@@ -663,3 +664,37 @@ def test_columns_that_are_missing_or_share_a_key_are_told_once() -> None:
     assert len(told) == 2
     assert "1-0:9.9.9" in told[0]
     assert "left out" in told[1]
+
+
+def test_a_capture_period_that_is_refused_costs_no_row_that_bears_its_time() -> None:
+    with scene(NOW_S) as it, it.associated() as session:
+        two_columns(it)
+        answering(it, lambda _: array_of(cells(clock_before(0), 5), cells(clock_before(1), 4)))
+        device = it.fleet.device(SERIAL)
+        refused = [True]
+        key = AttributeRef(7, PROFILE, 4).to_bytes()
+
+        def refusing_with(read: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
+            def refusing(descriptor: bytes) -> bytes:
+                if descriptor == key and refused[0]:
+                    raise Refused(AccessResult.READ_WRITE_DENIED)
+                return read(descriptor)
+
+            return refusing
+
+        it.fleet.call(lambda: setattr(device, "read", refusing_with(device.read)))
+        assert len(it.reader.rows(session, SIX_HOURS)) == 2
+        assert it.reader.learn(session).capture_period_s == 0
+        answering(it, lambda _: array_of(cells(clock_before(1), 5), cells(None, 4)))
+        it.fleet.call(lambda: setattr(device, "read", refusing_with(device.read)))
+        with pytest.raises(OrderUnknown, match="capture period"):
+            it.reader.rows(session, SIX_HOURS)
+        assert it.reader.book.received == 2
+        refused[0] = False
+        assert len(it.reader.rows(session, SIX_HOURS)) == 2
+        it.fleet.call(lambda: setattr(it.reader, "layout", None))
+        refused[0] = True
+        assert it.reader.learn(session).capture_period_s == 0
+        refused[0] = False
+        it.time.now_s += 301
+        assert it.reader.learn(session).capture_period_s == 900
