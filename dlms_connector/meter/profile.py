@@ -600,9 +600,10 @@ class ProfileTask:
         began_s = self._clock()
         rows = self._reader.rows(session, Window(from_ms, to_ms))
         self._fit_slice(self._clock() - began_s)
-        layout = self._reader.learn(session)
+        layout = self._reader.layout or self._reader.learn(session)
         readings = [reading for row in rows for reading in row_readings(row, layout)]
         if readings and not self._deliver(readings):
+            self._reader.book.take_back(len(rows))
             self._due_s = self._clock() + _RETRY_S
             return
         if self._reader.incomplete and not self._reader.rises:

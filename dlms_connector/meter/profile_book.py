@@ -17,6 +17,8 @@ OUTSIDE = "outside the asked range"
 LATER_THAN_NOW = "later than now"
 BYTES_BEHIND = "bytes behind the value"
 MISCOUNTED = "another number of rows than the array says"
+NOT_TAKEN = "not taken by the gateway"
+UNCHANGED_UNKNOWN = "unchanged since a row that is not here"
 NO_NUMBER = "a number that is not finite"
 _EXAMPLE_CHARACTERS = 160
 
@@ -54,6 +56,14 @@ class RowBook:
         """Count rows that are handed over."""
         self.received += count
         self.delivered += count
+
+    def take_back(self, count: int) -> None:
+        """Rows that were counted as handed over were not taken: they are read again."""
+        self.delivered -= count
+        first = NOT_TAKEN not in self.left_out
+        self.left_out[NOT_TAKEN] = self.left_out.get(NOT_TAKEN, 0) + count
+        if first:
+            self.on_event(f"{count} rows of the profile wait: {NOT_TAKEN}")
 
     def leave_out(self, reason: str, raw: Value) -> None:
         """Count a row that is not handed over, or bytes that may be rows."""

@@ -17,6 +17,7 @@ from dlms_connector.meter.profile_book import (
     CLOCK_UNREADABLE,
     DIFFERENCE_ALONE,
     TIME_UNKNOWN,
+    UNCHANGED_UNKNOWN,
     UNKNOWN_COLUMN_COUNT,
     UNKNOWN_COLUMNS,
 )
@@ -328,6 +329,8 @@ def time_rows(buffer: Value, layout: Layout, rules: TimeRules) -> TimedRows:
             continue
         if len(row) > len(layout.columns):
             result.remarks.append((UNKNOWN_COLUMNS, row))
+        if carry and _lacks_value(values, layout):
+            result.remarks.append((UNCHANGED_UNKNOWN, row))
         result.rows.append(Row(moment, values))
     if rules.events:
         result.rows = _apart(result.rows, rules)
@@ -357,6 +360,12 @@ def _known_values(row: Sequence[Value], before: Sequence[Value], layout: Layout)
     return tuple(
         before[index] if value is None and index != layout.clock_index else value
         for index, value in enumerate(values)
+    )
+
+
+def _lacks_value(values: Sequence[Value], layout: Layout) -> bool:
+    return any(
+        value is None and column.key is not None for column, value in zip(layout.columns, values, strict=True)
     )
 
 

@@ -21,8 +21,10 @@ from dlms_connector.meter.profile_book import (
     DIFFERENCE_ALONE,
     DUPLICATE_TIME,
     MISCOUNTED,
+    NOT_TAKEN,
     OUTSIDE,
     TIME_UNKNOWN,
+    UNCHANGED_UNKNOWN,
     UNKNOWN_COLUMN_COUNT,
     UNKNOWN_COLUMNS,
     RowBook,
@@ -698,3 +700,23 @@ def test_a_capture_period_that_is_refused_costs_no_row_that_bears_its_time() -> 
         refused[0] = False
         it.time.now_s += 301
         assert it.reader.learn(session).capture_period_s == 900
+
+
+def test_rows_that_the_gateway_does_not_take_are_not_delivered() -> None:
+    with scene(NOW_S, profile={"backfill": "1h"}) as it, it.associated() as session:
+        two_columns(it)
+        answering(it, lambda _: array_of(cells(clock_before(0), 5), cells(clock_before(1), 4)))
+        it.refusing = True
+        it.task.step(session)
+        assert (it.reader.book.received, it.reader.book.delivered) == (2, 0)
+        assert it.reader.book.left_out == {NOT_TAKEN: 2}
+        it.refusing = False
+        it.task.step(session)
+        assert it.reader.book.delivered == 2
+        assert it.reader.book.balances
+
+
+def test_a_null_that_means_unchanged_since_a_row_outside_is_told() -> None:
+    timed = time_rows([(at(0), None), (None, 5), (None, None)], layout(), TimeRules(UTC))
+    assert [[value for value in row.values[1:]] for row in timed.rows] == [[None], [5], [5]]
+    assert [reason for reason, _ in timed.remarks] == [UNCHANGED_UNKNOWN]
