@@ -7,6 +7,7 @@ change a meter is checked here, so no way to the meter can go round it.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from datetime import datetime, timezone
 from typing import Any
 
@@ -19,6 +20,7 @@ from dlms_connector.cosem.values import DataType, DateTime, TypedValue, encode
 from dlms_connector.errors import CommandError, DlmsConnectorError
 from dlms_connector.meter.plan import make_register, scaler_ref
 from dlms_connector.meter.profile import ProfileReader, Window
+from dlms_connector.meter.profile_book import OUTSIDE
 from dlms_connector.meter.profile_rows import row_readings
 from dlms_connector.meter.reading import Plain, to_plain
 from dlms_connector.meter.session import MeterSession
@@ -219,12 +221,27 @@ def relay_switch(session: MeterSession, connect: bool, obis: Obis = RELAY) -> di
 def read_profile(reader: ProfileReader, session: MeterSession, window: Window, limit: int) -> list[Plain]:
     """The newest `limit` rows of a window as `{"ts": ..., "values": {...}}`."""
     rows = reader.rows(session, window)[-limit:]
-    layout = reader.learn(session)
+    layout = reader.layout or reader.learn(session)
     result: list[Plain] = []
     for row in rows:
         values: dict[str, Plain] = {reading.key: reading.value for reading in row_readings(row, layout)}
         result.append({"ts": row.ts_ms, "time": _iso(row.ts_ms), "values": values})
     return result
+
+
+def profile_answer(reader: ProfileReader, session: MeterSession, window: Window, limit: int) -> Plain:
+    """The rows of `read_profile`; where some were left out or are odd, `{"rows": ..., "leftOut": ..., "remarks": ...}`.
+
+    Rows outside the window alone are no such case: many meters send them with every answer.
+    """
+    book = reader.book
+    left_out, remarks = Counter(book.left_out), Counter(book.remarks)
+    rows = read_profile(reader, session, window, limit)
+    left_out, remarks = Counter(book.left_out) - left_out, Counter(book.remarks) - remarks
+    if not remarks and left_out.keys() <= {OUTSIDE}:
+        return rows
+    answer: dict[str, Plain] = {"rows": rows, "leftOut": dict(left_out)}
+    return {**answer, "remarks": dict(remarks)} if remarks else answer
 
 
 def _iso(epoch_ms: int) -> str:

@@ -160,6 +160,7 @@ class ProfileReader:
 
     Args:
         on_event: takes one line for the log: the first row that is left out for a reason, bytes not understood.
+        book: where its rows are counted; by default one of its own.
     """
 
     def __init__(
@@ -170,6 +171,7 @@ class ProfileReader:
         wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         *,
         on_event: Callable[[str], None] = lambda _: None,
+        book: RowBook | None = None,
     ) -> None:
         self.settings = settings
         self._wall_ms = wall_ms
@@ -184,7 +186,7 @@ class ProfileReader:
         self._former_counts: set[int] = set()
         self._on_event = on_event
         self._told_notes: set[str] = set()
-        self.book = RowBook(self._tell)
+        self.book = RowBook(self._tell) if book is None else book
         self.bytes_behind = 0
         self.incomplete = False
         """The last answer was not understood to its end: bytes are left, or rows that it counts are not there."""

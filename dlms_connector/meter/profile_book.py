@@ -33,6 +33,7 @@ class RowBook:
     Args:
         on_event: takes one line when a reason is met for the first time. Rows outside the asked range are
             no fault (a meter that gives its whole buffer has them in every answer) and cause no line.
+        name: whose rows these are, where several books are kept together.
     """
 
     on_event: Callable[[str], None] = lambda _: None
@@ -41,6 +42,7 @@ class RowBook:
     left_out: dict[str, int] = field(default_factory=dict)
     remarks: dict[str, int] = field(default_factory=dict)
     example: str = ""
+    name: str = ""
 
     @property
     def balances(self) -> bool:

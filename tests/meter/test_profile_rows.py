@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime, timezone
+from types import SimpleNamespace
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -14,6 +15,8 @@ from dlms_connector.cosem.clock import encode_clock
 from dlms_connector.cosem.services import AttributeRef
 from dlms_connector.cosem.values import Value
 from dlms_connector.errors import DlmsConnectorError
+from dlms_connector.gateway.rpc_methods import device_call
+from dlms_connector.meter.book import Book
 from dlms_connector.meter.profile import ProfileReader, Window
 from dlms_connector.meter.profile_book import (
     BYTES_BEHIND,
@@ -720,3 +723,29 @@ def test_a_null_that_means_unchanged_since_a_row_outside_is_told() -> None:
     timed = time_rows([(at(0), None), (None, 5), (None, None)], layout(), TimeRules(UTC))
     assert [[value for value in row.values[1:]] for row in timed.rows] == [[None], [5], [5]]
     assert [reason for reason, _ in timed.remarks] == [UNCHANGED_UNKNOWN]
+
+
+def test_an_operator_who_asks_for_rows_is_told_of_those_left_out() -> None:
+    with scene(NOW_S) as it, it.associated() as session:
+        two_columns(it)
+        good = [cells(clock_before(1), 4), cells(clock_before(0), 5)]
+        answers = [array_of(*good)]
+        answering(it, lambda _: answers[0])
+        told: list[str] = []
+        poller = SimpleNamespace(device=it.device, session=session, book=Book())
+        session.tell = told.append  # type: ignore[method-assign]
+
+        def ask() -> Any:
+            given = {"from": SIX_HOURS.from_ms, "to": SIX_HOURS.to_ms}
+            return device_call(poller, "readProfile", given).run(session)  # type: ignore[arg-type]
+
+        assert [row["values"]["energy"] for row in ask()] == [4, 5]
+        answers[0] = array_of(*good, cells(b"\xff" * 12, 6))
+        for _ in range(2):
+            answer = ask()
+            assert len(answer["rows"]) == 2
+            assert answer["leftOut"] == {CLOCK_UNREADABLE: 1}
+        assert len(told) == 1
+        (book,) = poller.book.profiles
+        assert (book.received, book.delivered, book.left_out) == (8, 6, {CLOCK_UNREADABLE: 2})
+        assert poller.book.balances
