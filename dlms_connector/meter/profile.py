@@ -40,6 +40,7 @@ from dlms_connector.meter.profile_book import (
 from dlms_connector.meter.profile_entries import EntryAccess, OrderUnknown
 from dlms_connector.meter.profile_rows import (
     CLOCK,
+    HOUR_MS,
     PROFILE_CLASS,
     Layout,
     Row,
@@ -184,8 +185,9 @@ class ProfileReader:
         self._period_refusals = self._period_refused_ms = 0
         self._asked_ms: dict[int, int] = {}
         self._former_counts: set[int] = set()
+        self._ends_proven = False
+        self._ends_again_ms = 0
         self._on_event = on_event
-        self._told_notes: set[str] = set()
         self.book = RowBook(self._tell) if book is None else book
         self.bytes_behind = 0
         self.incomplete = False
@@ -239,9 +241,7 @@ class ProfileReader:
             if self._told.columns and columns != self._told.columns:
                 self._former_counts.add(len(self._told.columns))
             for note in column_notes(columns, self.settings.columns):
-                if note not in self._told_notes:
-                    self._told_notes.add(note)
-                    self._tell(note)
+                self.book.note(note)
             self.layout, self._told, self._scaled = layout, layout, False
         elif self._period_again_ms and self._wall_ms() >= self._period_again_ms:
             period_s = self._capture_period(session)
@@ -327,6 +327,8 @@ class ProfileReader:
         layout = self._layout_of(session, answer.buffer, layout)
         timed = self._timed(session, answer.buffer, layout, answer.ends)
         rows = self._enter(timed, window, layout)
+        if answer.ends is not None and timed.rows and not self._any_within(timed.rows, answer.ends):
+            self.book.note("none of the rows that came is of the range that was asked for")
         self._access.note(answer, bool(rows))
         if answer.ends_kind and rows:
             self._prefer_ends(answer.ends_kind)
@@ -460,27 +462,63 @@ class ProfileReader:
         clock = CLOCK if index is None else layout.columns[index].ref
         kinds = [kind for kind in self._ends if clock.class_id == CLOCK.class_id or kind != "noDeviation"]
         kinds = kinds or ["deviation"]
+        empty: _Answer | None = None
         for kind in kinds:
-            selection = range_selection(
-                window.from_ms,
-                window.to_ms,
-                self._zone,
-                deviation_reversed=self._reversed,
-                clock=clock,
-                ends=kind,
-            )
             try:
-                buffer = self._fetch(session, selection)
+                answer = self._read_range_by(kind, session, window, clock)
             except (ObjectError, ServiceRefused) as error:
+                if empty is not None:
+                    continue
                 if self._may_pass(error) or kind == kinds[-1]:
                     raise
                 continue
-            ends = range_ends(window.from_ms, window.to_ms, kind, self._zone)
-            return _Answer(buffer, "range", ends=ends, ends_kind=kind)
-        raise AssertionError("there is always a way to write the ends")
+            if (
+                answer.buffer
+                or self.incomplete
+                or not self._doubts_emptiness(window, begun=empty is not None)
+            ):
+                return answer
+            empty = empty or answer
+        assert empty is not None  # noqa: S101 (each kind answered, raised, or came after one that answered)
+        return empty
+
+    def _doubts_emptiness(self, window: Window, *, begun: bool) -> bool:
+        """Whether an empty range is asked for with other ends as well: until rows came by ends of some kind.
+
+        Some meters understand ends written in another way as another time and find nothing there. A range that
+        reaches now is asked for again anyway, so an hour may pass between two such trials.
+        """
+        if self._ends_proven or begun:
+            return not self._ends_proven
+        now_ms = self._wall_ms()
+        if window.to_ms >= now_ms:
+            if now_ms < self._ends_again_ms:
+                return False
+            self._ends_again_ms = now_ms + HOUR_MS
+        return True
+
+    def _read_range_by(
+        self, kind: str, session: MeterSession, window: Window, clock: AttributeRef
+    ) -> _Answer:
+        selection = range_selection(
+            window.from_ms,
+            window.to_ms,
+            self._zone,
+            deviation_reversed=self._reversed,
+            clock=clock,
+            ends=kind,
+        )
+        buffer = self._fetch(session, selection)
+        ends = range_ends(window.from_ms, window.to_ms, kind, self._zone)
+        return _Answer(buffer, "range", ends=ends, ends_kind=kind)
+
+    @staticmethod
+    def _any_within(rows: Sequence[Row], ends: tuple[int, int]) -> bool:
+        return any(ends[0] <= row.ts_ms <= ends[1] for row in rows)
 
     def _prefer_ends(self, kind: str) -> None:
         """Begin with the ends by which rows came."""
+        self._ends_proven = True
         self._ends = (kind, *(other for other in self._ends if other != kind))
 
     def _fetch(self, session: MeterSession, selection: Selection | None = None) -> list[Value]:

@@ -43,6 +43,7 @@ class RowBook:
     remarks: dict[str, int] = field(default_factory=dict)
     example: str = ""
     name: str = ""
+    notes: set[str] = field(default_factory=set)
 
     @property
     def balances(self) -> bool:
@@ -75,6 +76,12 @@ class RowBook:
     def remark(self, reason: str, raw: Value) -> None:
         """Count a row that is handed over, and say what is odd about it."""
         self._count(self.remarks, reason, raw, "kept as far as it is known")
+
+    def note(self, text: str) -> None:
+        """Tell once what is odd about the profile itself."""
+        if text not in self.notes:
+            self.notes.add(text)
+            self.on_event(text)
 
     def _count(self, counts: dict[str, int], reason: str, raw: Value, what: str) -> None:
         first = reason not in counts
