@@ -17,7 +17,7 @@ from dlms_connector.config.settings import DeviceSettings
 from dlms_connector.cosem.clock import decode_clock, encode_clock
 from dlms_connector.cosem.services import AttributeRef
 from dlms_connector.cosem.values import DataType, DateTime, TypedValue, encode
-from dlms_connector.errors import CommandError, DlmsConnectorError
+from dlms_connector.errors import CommandError, DecodeError, DlmsConnectorError, InvalidAnswer
 from dlms_connector.meter.plan import make_register, scaler_ref
 from dlms_connector.meter.profile import ProfileReader, Window
 from dlms_connector.meter.profile_book import OUTSIDE
@@ -145,12 +145,21 @@ def allow(device: DeviceSettings, obis: Obis, service: str) -> None:
 
 
 def read_clock(session: MeterSession) -> dict[str, Plain]:
-    """The meter's clock and how far it is off ours (`offsetMs`, positive: the meter is ahead)."""
+    """The meter's clock and how far it is off ours (`offsetMs`, positive: the meter is ahead).
+
+    Parts that no clock can show and that the moment does not need are passed over.
+
+    Raises:
+        InvalidAnswer: what came is no date-time.
+    """
     raw = session.get(CLOCK)
     if not isinstance(raw, bytes):
-        raise CommandError("the meter's clock is no date-time")
+        raise InvalidAnswer(f"{CLOCK}: the meter's clock is no date-time")
     settings = session.device.clock
-    moment = decode_clock(raw)
+    try:
+        moment = decode_clock(raw, lenient=True)
+    except DecodeError as error:
+        raise InvalidAnswer(f"{CLOCK}: the meter's clock is no date-time: {error.message}") from error
     epoch_ms = moment.to_epoch_ms(
         zone_for(settings.time_zone), deviation_reversed=settings.deviation_sign == "reversed"
     )
