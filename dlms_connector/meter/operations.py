@@ -32,6 +32,7 @@ CLOCK = AttributeRef(8, Obis(0, 0, 1, 0, 0), 2)
 RELAY = Obis(0, 0, 96, 3, 10)
 _RELAY_CLASS = 70
 _RELAY_STATES = {0: "disconnected", 1: "connected", 2: "ready for reconnection"}
+_NO_DEVIATION = b"\x80\x00"
 _CAPTURE_GUARD_S = 5
 _CAPTURE_GRID_S = 300  # captures of 5, 15, 30 and 60 minutes fall on it
 
@@ -147,7 +148,7 @@ def allow(device: DeviceSettings, obis: Obis, service: str) -> None:
 def read_clock(session: MeterSession) -> dict[str, Plain]:
     """The meter's clock and how far it is off ours (`offsetMs`, positive: the meter is ahead).
 
-    Parts that no clock can show and that the moment does not need are passed over.
+    Parts that no clock can show are passed over; without a sound deviation nobody knows how far the clock is off.
 
     Raises:
         InvalidAnswer: what came is no date-time.
@@ -160,8 +161,13 @@ def read_clock(session: MeterSession) -> dict[str, Plain]:
         moment = decode_clock(raw, lenient=True)
     except DecodeError as error:
         raise InvalidAnswer(f"{CLOCK}: the meter's clock is no date-time: {error.message}") from error
-    epoch_ms = moment.to_epoch_ms(
-        zone_for(settings.time_zone), deviation_reversed=settings.deviation_sign == "reversed"
+    is_sound = moment.deviation_min is not None or raw[9:11] == _NO_DEVIATION
+    epoch_ms = (
+        moment.to_epoch_ms(
+            zone_for(settings.time_zone), deviation_reversed=settings.deviation_sign == "reversed"
+        )
+        if is_sound
+        else None
     )
     now_ms = time.time_ns() // 1_000_000
     return {
