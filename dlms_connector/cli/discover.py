@@ -23,6 +23,7 @@ from dlms_connector.meter.discovery import (
     FoundObject,
     device_entry,
     is_asked,
+    left_out_of_entry,
     object_list,
     read_values,
     template,
@@ -117,13 +118,14 @@ def command(
     else:
         console().print(_table(meter.device.device_name, objects), soft_wrap=False)
     said = console(stderr=True)
+    notes += [left_out_of_entry(objects)] if entry_file or template_file else []
     if entry_file is not None:
         write_json(entry_file, {"devices": [device_entry(meter.device, objects)]})
         said.print(f"The device entry is in {entry_file}: dlms-connector check {entry_file}")
     if template_file is not None:
         write_json(template_file, template(template_file.stem, meter.device, objects))
         said.print(f'The template is in {template_file}: use it as "template": "{template_file.stem}"')
-    for note in notes:
+    for note in filter(None, notes):
         said.print(escape(note))
     readable = sum(found.value is not None for found in objects)
     refused = sum(bool(found.error) for found in objects)

@@ -56,12 +56,15 @@ class ClockValue(NamedTuple):
         return None if self.status is None else bool(self.status & STATUS_DST)
 
     def to_epoch_ms(self, zone: tzinfo, *, deviation_reversed: bool = False) -> int | None:
-        """The moment in milliseconds since 1970 UTC, None where date or hour are wildcards or no calendar has them.
+        """The moment in milliseconds since 1970 UTC.
 
+        None where date, hour or minute are wildcards, or no calendar has them.
         Without a deviation the local time is read in `zone`; in the hour that occurs twice the status
         byte's daylight saving bit decides, the first occurrence where it is not given.
         """
-        if self.year is None or self.month is None or self.day is None or self.hour is None:
+        if self.year is None or self.month is None or self.day is None:
+            return None
+        if self.hour is None or self.minute is None:
             return None
         try:
             local = datetime(
@@ -69,7 +72,7 @@ class ClockValue(NamedTuple):
                 self.month,
                 self.day,
                 self.hour,
-                self.minute or 0,
+                self.minute,
                 self.second or 0,
                 (self.hundredths or 0) * 10_000,
             )

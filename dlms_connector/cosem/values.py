@@ -8,7 +8,8 @@ so a hostile answer costs an error and never memory or time.
 |--------------------------------|-----------------------------------------|
 | null-data, don't-care          | None                                    |
 | boolean                        | bool                                    |
-| integers, enum, bcd, deltas    | int                                     |
+| integers, enum, bcd            | int                                     |
+| deltas                         | Delta (bytes): a difference, no number  |
 | bcd with a nibble above 9      | OddBcd (bytes, one octet): no number    |
 | float32, float64               | float                                   |
 | octet-string                   | bytes                                   |
@@ -88,6 +89,20 @@ class OddBcd(bytes):
     __slots__ = ()
 
 
+class Delta(bytes):
+    """The difference to the value of the row before, by the compact encoding of profiles; no value by itself."""
+
+    __slots__ = ()
+
+    @classmethod
+    def of(cls, number: int) -> Delta:
+        return cls(number.to_bytes(5, "big", signed=True))
+
+    @property
+    def number(self) -> int:
+        return int.from_bytes(self, "big", signed=True)
+
+
 class DateTime(bytes):
     """12 bytes of a date-time; see `clock`."""
 
@@ -135,9 +150,17 @@ _NUMBER_FORMATS: dict[DataType, str] = {
     DataType.DELTA_UINT16: ">H",
     DataType.DELTA_UINT32: ">I",
 }
+_FIRST_DELTA, _LAST_DELTA = int(DataType.DELTA_INT8), int(DataType.DELTA_UINT32)
+
+
+def _is_delta(tag: int) -> bool:
+    return _FIRST_DELTA <= tag <= _LAST_DELTA
+
+
 _NUMBERS: dict[int, tuple[int, _Unpack]] = {
     int(tag): (struct.calcsize(text), struct.Struct(text).unpack_from)
     for tag, text in _NUMBER_FORMATS.items()
+    if not _is_delta(tag)
 }
 
 
@@ -154,7 +177,9 @@ def _shortest_float32(data: bytes, offset: int) -> tuple[float]:
 
 _NUMBERS[DataType.FLOAT32] = (4, _shortest_float32)
 NUMBER_FORMATS: dict[int, str] = {
-    int(tag): text[1:] for tag, text in _NUMBER_FORMATS.items() if tag != DataType.FLOAT32
+    int(tag): text[1:]
+    for tag, text in _NUMBER_FORMATS.items()
+    if tag != DataType.FLOAT32 and not _is_delta(tag)
 }
 """Tag -> format for `struct`, big-endian, of the types that `struct` alone decodes."""
 _MOMENTS: dict[int, tuple[int, type[bytes]]] = {
@@ -258,6 +283,8 @@ def _decode_simple(data: bytes, tag: int, offset: int) -> tuple[Value, int]:
         if offset >= len(data):
             raise DecodeError("BCD is truncated", offset=offset)
         return _bcd(data[offset]), offset + 1
+    if _is_delta(tag):
+        return _decode_delta(data, tag, offset)
     moment = _MOMENTS.get(tag)
     if moment is not None:
         size, kind = moment
@@ -286,16 +313,33 @@ def _decode_bits(data: bytes, offset: int) -> tuple[Value, int]:
     return BitString(f"{number:0{(end - start) * 8}b}"[:count]), end
 
 
+def _decode_delta(data: bytes, tag: int, offset: int) -> tuple[Value, int]:
+    text = _NUMBER_FORMATS[DataType(tag)]
+    end = offset + struct.calcsize(text)
+    if end > len(data):
+        raise DecodeError(f"{DataType(tag).name} is truncated", offset=offset)
+    return Delta.of(struct.unpack_from(text, data, offset)[0]), end
+
+
 def _bcd(octet: int) -> int | bytes:
     high, low = octet >> 4, octet & 0x0F
     return high * 10 + low if high < 10 and low < 10 else OddBcd((octet,))
 
 
-def decode_elements(data: bytes) -> tuple[list[Value], str]:
-    """The elements of an array that may be cut short or badly counted, and a note on what is wrong with it.
+class Elements(NamedTuple):
+    """The elements of an array as far as they could be read; `end` is where the bytes begin that were not."""
+
+    items: list[Value]
+    claimed: int
+    end: int
+    reason: str = ""
+
+
+def read_elements(data: bytes) -> Elements:
+    """The elements of an array that may be cut short or badly counted.
 
     Elements are taken until the data end or one of them fails. Behind the claimed count, structures are still
-    taken: some meters count fewer rows or objects than they send. The note is empty where all is well.
+    taken: some meters count fewer rows or objects than they send.
 
     Raises:
         DecodeError: the value is no array, or not even its head can be read.
@@ -304,22 +348,28 @@ def decode_elements(data: bytes) -> tuple[list[Value], str]:
         value, end = decode(data)
         if not isinstance(value, list):
             raise DecodeError("the value is no array", offset=0)
-        left = len(data) - end
-        return value, f"{left} bytes behind the array are not read" if left else ""
+        return Elements(value, len(value), end)
     claimed, position = read_length(data, 1)
     items: list[Value] = []
-    reason = ""
     while position < len(data) and (len(items) < claimed or data[position] == _STRUCTURE):
         try:
             item, position = decode(data, position, 1)
         except DecodeError as error:
-            reason = f" ({error.message})"
-            break
+            return Elements(items, claimed, position, error.message)
         items.append(item)
-    left = len(data) - position
+    return Elements(items, claimed, position)
+
+
+def decode_elements(data: bytes) -> tuple[list[Value], str]:
+    """The elements of `read_elements`, and a note on what is wrong with the array: empty where all is well."""
+    items, claimed, end, reason = read_elements(data)
+    left = len(data) - end
     if len(items) == claimed and not left:
         return items, ""
-    return items, f"the array says {claimed} elements, {len(items)} could be read; {left} bytes left{reason}"
+    if data[0] != _ARRAY:
+        return items, f"{left} bytes behind the array are not read"
+    why = f" ({reason})" if reason else ""
+    return items, f"the array says {claimed} elements, {len(items)} could be read; {left} bytes left{why}"
 
 
 class _Description(NamedTuple):
@@ -397,7 +447,7 @@ def decode_typed(data: bytes, offset: int = 0, depth: int = 0) -> tuple[TypedVal
     tag = data[offset]
     if tag not in (DataType.ARRAY, DataType.STRUCTURE):
         value, end = decode(data, offset, depth)
-        return TypedValue(DataType(tag), value), end
+        return TypedValue(DataType(tag), value.number if isinstance(value, Delta) else value), end
     if depth >= MAX_DEPTH:
         raise DecodeError(f"nested deeper than {MAX_DEPTH}", offset=offset)
     count, position = read_length(data, offset + 1)

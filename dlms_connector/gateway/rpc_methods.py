@@ -18,6 +18,7 @@ from dlms_connector.errors import CommandError
 from dlms_connector.meter import operations
 from dlms_connector.meter.discovery import discover_summary
 from dlms_connector.meter.profile import ProfileReader, Window
+from dlms_connector.meter.profile_book import RowBook
 from dlms_connector.meter.session import MeterSession
 from dlms_connector.obis import Obis
 from dlms_connector.poller import DevicePoller
@@ -131,8 +132,22 @@ def _read_profile(poller: DevicePoller, params: dict[str, Any]) -> Call:
         raise CommandError('"from" is later than "to"')
     limit = operations.whole_number(params, "limit", MAX_ROWS, 1, MAX_ROWS)
     settings = _profile_settings(poller, params)
-    reader = ProfileReader(poller.device, settings, poller.session.state)
-    return Call(lambda session: operations.read_profile(reader, session, window, limit))
+    tell = poller.session.tell
+    reader = ProfileReader(
+        poller.device, settings, poller.session.state, on_event=tell, book=_row_book(poller, settings, tell)
+    )
+    return Call(lambda session: operations.profile_answer(reader, session, window, limit))
+
+
+def _row_book(poller: DevicePoller, settings: ProfileSettings, tell: Callable[[str], None]) -> RowBook:
+    """Where the rows that operators ask for are counted: one book for each profile, beside the poller's own."""
+    name = f"readProfile {settings.obis}"
+    for book in poller.book.profiles:
+        if book.name == name:
+            return book
+    book = RowBook(lambda text: tell(f"{name}: {text}"), name=name)
+    poller.book.profiles.append(book)
+    return book
 
 
 def _profile_settings(poller: DevicePoller, params: dict[str, Any]) -> ProfileSettings:

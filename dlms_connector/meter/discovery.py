@@ -11,7 +11,7 @@ from dlms_connector.config.reading import RegisterSettings
 from dlms_connector.config.settings import DeviceSettings
 from dlms_connector.cosem.services import AttributeRef
 from dlms_connector.cosem.values import Value, decode_elements
-from dlms_connector.errors import LinkError, ObjectError, ServiceRefused
+from dlms_connector.errors import DlmsConnectorError, LinkError, ObjectError, ServiceRefused
 from dlms_connector.meter.plan import Register, make_register
 from dlms_connector.meter.reading import Plain
 from dlms_connector.meter.session import MeterSession
@@ -45,6 +45,8 @@ class FoundObject:
     value: Plain = None
     unit: str = ""
     error: str = ""
+    answered: bool = False
+    """The meter serves it, though `error` says why there is no value now."""
     rights_are_bits: bool = False
     """Association version 3 and later; before, modes are 0 none, 1 read, 2 write, 3 both, 4 to 6 authenticated."""
 
@@ -237,13 +239,19 @@ def _is_readable(found: FoundObject) -> bool:
 def _read_part(session: MeterSession, part: Sequence[FoundObject]) -> None:
     registers = [_register(index, found) for index, found in enumerate(part)]
     session.learn_scalers(registers)
+    problems: dict[str, DlmsConnectorError] = {}
     for batch in session.plan.batch(registers):
-        for reading in session.read(batch):
+        result = session.read_batch(batch)
+        problems |= result.problems()
+        for reading in result.readings:
             found = part[int(reading.key)]
             found.value, found.unit, found.error = reading.value, reading.unit, ""
     for register, found in zip(registers, part, strict=True):
         if found.value is None:
             found.error = _why(session, register)
+            problem = problems.get(register.key)
+            if not found.error and problem is not None:
+                found.error, found.answered = problem.message, True
 
 
 def _register(index: int, found: FoundObject) -> Register:
@@ -274,6 +282,18 @@ def _profile_size(session: MeterSession, found: FoundObject) -> tuple[Plain, str
         return None, "entries_in_use is no number"
     every = f", one every {period_s} s" if isinstance(period_s, int) and period_s else ""
     return f"{rows} rows{every}", ""
+
+
+def left_out_of_entry(objects: Sequence[FoundObject]) -> str:
+    """A note on objects that nobody asked for and that an entry leaves out for want of a right; empty for none."""
+    names = [
+        str(found.obis)
+        for found in objects
+        if is_asked(found) and found.obis.f == _CURRENT and not found.error and not _is_readable(found)
+    ]
+    if not names:
+        return ""
+    return f"left out of the entry, the list gives no right to read them and they were not tried: {', '.join(names)}"
 
 
 def device_entry(device: DeviceSettings, objects: Sequence[FoundObject]) -> dict[str, Any]:
@@ -324,7 +344,8 @@ def _objects(objects: Sequence[FoundObject]) -> dict[str, Any]:
     profiles: list[dict[str, Any]] = []
     taken: set[str] = set()
     for found in sorted(objects, key=lambda each: each.obis.b):  # B = 0 has the first claim on a name
-        if found.obis.f != _CURRENT or found.error or not _is_readable(found):
+        refused = bool(found.error) and not found.answered
+        if found.obis.f != _CURRENT or refused or not (found.answered or _is_readable(found)):
             continue
         if found.class_id == PROFILE_CLASS:
             kind = "events" if found.is_event_log else "profile"

@@ -7,6 +7,7 @@ change a meter is checked here, so no way to the meter can go round it.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from datetime import datetime, timezone
 from decimal import Decimal
 from typing import Any
@@ -17,9 +18,10 @@ from dlms_connector.config.settings import DeviceSettings
 from dlms_connector.cosem.clock import decode_clock, encode_clock
 from dlms_connector.cosem.services import AttributeRef
 from dlms_connector.cosem.values import DataType, DateTime, TypedValue, decode, encode
-from dlms_connector.errors import CommandError, DlmsConnectorError, InvalidAnswer, ObjectError
+from dlms_connector.errors import CommandError, DecodeError, DlmsConnectorError, InvalidAnswer, ObjectError
 from dlms_connector.meter.plan import make_register, scaler_ref
 from dlms_connector.meter.profile import ProfileReader, Window
+from dlms_connector.meter.profile_book import OUTSIDE
 from dlms_connector.meter.profile_rows import row_readings
 from dlms_connector.meter.reading import Plain, to_plain
 from dlms_connector.meter.session import MeterSession
@@ -33,6 +35,7 @@ _THRESHOLDS = {21: (2,), 71: (3, 4, 5)}  # class -> attributes that count as a m
 _READ_KEY = "value read by hand"
 _RELAY_CLASS = 70
 _RELAY_STATES = {0: "disconnected", 1: "connected", 2: "ready for reconnection"}
+_NO_DEVIATION = b"\x80\x00"
 _CAPTURE_GUARD_S = 5
 _CAPTURE_GRID_S = 300  # captures of 5, 15, 30 and 60 minutes fall on it
 
@@ -201,14 +204,28 @@ def allow(device: DeviceSettings, obis: Obis, service: str) -> None:
 
 
 def read_clock(session: MeterSession) -> dict[str, Plain]:
-    """The meter's clock and how far it is off ours (`offsetMs`, positive: the meter is ahead)."""
+    """The meter's clock and how far it is off ours (`offsetMs`, positive: the meter is ahead).
+
+    Parts that no clock can show are passed over; without a sound deviation nobody knows how far the clock is off.
+
+    Raises:
+        InvalidAnswer: what came is no date-time.
+    """
     raw = session.get(CLOCK)
     if not isinstance(raw, bytes):
-        raise CommandError("the meter's clock is no date-time")
+        raise InvalidAnswer(f"{CLOCK}: the meter's clock is no date-time")
     settings = session.device.clock
-    moment = decode_clock(raw)
-    epoch_ms = moment.to_epoch_ms(
-        zone_for(settings.time_zone), deviation_reversed=settings.deviation_sign == "reversed"
+    try:
+        moment = decode_clock(raw, lenient=True)
+    except DecodeError as error:
+        raise InvalidAnswer(f"{CLOCK}: the meter's clock is no date-time: {error.message}") from error
+    is_sound = moment.deviation_min is not None or raw[9:11] == _NO_DEVIATION
+    epoch_ms = (
+        moment.to_epoch_ms(
+            zone_for(settings.time_zone), deviation_reversed=settings.deviation_sign == "reversed"
+        )
+        if is_sound
+        else None
     )
     now_ms = time.time_ns() // 1_000_000
     return {
@@ -279,12 +296,27 @@ def relay_switch(session: MeterSession, connect: bool, obis: Obis = RELAY) -> di
 def read_profile(reader: ProfileReader, session: MeterSession, window: Window, limit: int) -> list[Plain]:
     """The newest `limit` rows of a window as `{"ts": ..., "values": {...}}`."""
     rows = reader.rows(session, window)[-limit:]
-    layout = reader.learn(session)
+    layout = reader.layout or reader.learn(session)
     result: list[Plain] = []
     for row in rows:
         values: dict[str, Plain] = {reading.key: reading.value for reading in row_readings(row, layout)}
         result.append({"ts": row.ts_ms, "time": _iso(row.ts_ms), "values": values})
     return result
+
+
+def profile_answer(reader: ProfileReader, session: MeterSession, window: Window, limit: int) -> Plain:
+    """The rows of `read_profile`; where some were left out or are odd, `{"rows": ..., "leftOut": ..., "remarks": ...}`.
+
+    Rows outside the window alone are no such case: many meters send them with every answer.
+    """
+    book = reader.book
+    left_out, remarks = Counter(book.left_out), Counter(book.remarks)
+    rows = read_profile(reader, session, window, limit)
+    left_out, remarks = Counter(book.left_out) - left_out, Counter(book.remarks) - remarks
+    if not remarks and left_out.keys() <= {OUTSIDE}:
+        return rows
+    answer: dict[str, Plain] = {"rows": rows, "leftOut": dict(left_out)}
+    return {**answer, "remarks": dict(remarks)} if remarks else answer
 
 
 def _iso(epoch_ms: int) -> str:

@@ -16,7 +16,7 @@ from datetime import datetime
 from dlms_connector.config.reading import ProfileSettings
 from dlms_connector.config.settings import DeviceSettings
 from dlms_connector.cosem.services import AttributeRef, Selection
-from dlms_connector.cosem.values import Value, decode
+from dlms_connector.cosem.values import DataType, Value, decode, read_elements
 from dlms_connector.errors import (
     DecodeError,
     DlmsConnectorError,
@@ -25,12 +25,13 @@ from dlms_connector.errors import (
     ObjectError,
     ServiceRefused,
 )
-from dlms_connector.meter.facts import ScalerUnknown, Standing
+from dlms_connector.meter.facts import REFUSALS, REFUSED_OVER_MS, ScalerUnknown, Standing
 from dlms_connector.meter.plan import scaler_ref
 from dlms_connector.meter.profile_book import (
     BYTES_BEHIND,
     DUPLICATE_TIME,
     LATER_THAN_NOW,
+    MISCOUNTED,
     NO_NUMBER,
     NOT_TAKEN,
     NOT_UNDERSTOOD,
@@ -41,16 +42,16 @@ from dlms_connector.meter.profile_book import (
 from dlms_connector.meter.profile_entries import EntryAccess, OrderUnknown
 from dlms_connector.meter.profile_rows import (
     CLOCK,
+    HOUR_MS,
     PROFILE_CLASS,
     Layout,
     Row,
     TimedRows,
     TimeRules,
+    column_notes,
     distinct_rows,
     has_no_number,
     has_null_clock,
-    is_no_number,
-    is_of_another_layout,
     parse_capture_objects,
     range_ends,
     range_selection,
@@ -78,6 +79,9 @@ _PASSING_RESULTS = (1, 2)  # hardware fault, temporary failure: no word on the w
 _ENDS_ORDER = ("deviation", "noDeviation", "wholeHours")
 _PROOFS = 3  # windows that range refused and another way showed to hold rows
 _RANGE_AGAIN_MS = 86_400_000
+_PERIOD_AGAIN_MS = 300_000
+_CONFIRMED_MS = 60_000  # so long nobody asks for the columns again because of rows that are longer or shorter
+_ARRAY, _COMPACT_ARRAY = bytes((DataType.ARRAY,)), bytes((DataType.COMPACT_ARRAY,))
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +163,7 @@ class ProfileReader:
 
     Args:
         on_event: takes one line for the log: the first row that is left out for a reason, bytes not understood.
+        book: where its rows are counted; by default one of its own.
     """
 
     def __init__(
@@ -169,6 +174,7 @@ class ProfileReader:
         wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         *,
         on_event: Callable[[str], None] = lambda _: None,
+        book: RowBook | None = None,
     ) -> None:
         self.settings = settings
         self._wall_ms = wall_ms
@@ -176,19 +182,32 @@ class ProfileReader:
         self._told = Layout((), 0)  # as the meter told it: what is withheld for want of a scaler is in it
         self._scaled = False
         self._generation = 0
-        self.book = RowBook(lambda text: on_event(f"{settings.obis}: {text}"))
+        self._period_again_ms = 0
+        """When a capture period that was not told is asked for again; 0 once it is known."""
+        self._period_refusals = self._period_refused_ms = 0
+        self._asked_ms: dict[int, int] = {}
+        self._former_counts: set[int] = set()
+        self._ends_proven = False
+        self._ends_again_ms = 0
+        self._on_event = on_event
+        self.book = RowBook(self._tell) if book is None else book
         self.bytes_behind = 0
-        self.runs_backwards = False
+        self.incomplete = False
+        """The last answer was not understood to its end: bytes are left, or rows that it counts are not there."""
+        self.rises = False
+        """Its rows came oldest first: what was not understood of it is behind the newest of them."""
         self._zone = zone_for(device.clock.time_zone)
         self._reversed = device.clock.deviation_sign == "reversed"
         self._entries = EntryAccess(settings.obis, wall_ms)
-        self.keeper = Keeper(lambda text: on_event(f"{settings.obis}: {text}"))
+        self.keeper = Keeper(self._tell)
         """Writes what was learned of this profile, and how far it was read."""
         self._access = _AccessMemory(device, settings, state, self.keeper)
         self._ends: tuple[str, ...] = _ENDS_ORDER if settings.range_ends == "auto" else (settings.range_ends,)
-        self._odd_counts: set[int] = set()
         self._refused_before: set[tuple[str, int]] = set()
         self._lasting_results: set[int] = set()
+
+    def _tell(self, text: str) -> None:
+        self._on_event(f"{self.settings.obis}: {text}")
 
     @property
     def access(self) -> str:
@@ -209,19 +228,63 @@ class ProfileReader:
             ScalerUnknown: a column's scaler is not known now: the rows wait in the meter until it is.
             DlmsConnectorError: none of its columns is a clock.
         """
+        if self._generation != session.facts.generation:
+            self.layout, self._scaled = None, False  # it may be another meter by now, or another firmware
+            self._entries.forget()
         if self.layout is None:
             columns = parse_capture_objects(session.get(self._ref(3)), self.settings.columns)
-            period = session.get(self._ref(4))
-            layout = Layout(columns, period if isinstance(period, int) else 0)
+            self._period_again_ms = 0
+            layout = Layout(columns, self._capture_period(session))
             if layout.clock_index is None:
                 raise DlmsConnectorError(
                     f"the profile {self.settings.obis} has no clock among its columns: its rows bear no time",
                     layer=Layer.DATA,
                 )
+            if self._told.columns and columns != self._told.columns:
+                self._former_counts.add(len(self._told.columns))
+            for note in column_notes(columns, self.settings.columns):
+                self.book.note(note)
             self.layout, self._told, self._scaled = layout, layout, False
+        elif self._period_again_ms and self._wall_ms() >= self._period_again_ms:
+            period_s = self._capture_period(session)
+            self._told, self.layout = (
+                replace(each, capture_period_s=period_s) for each in (self._told, self.layout)
+            )
         if not self._scaled or self._generation != session.facts.generation:
-            self._generation = session.facts.generation
             self.layout = self._with_scalers(session, self._told)
+        self._generation = session.facts.generation
+        return self.layout
+
+    def _capture_period(self, session: MeterSession) -> int:
+        """Seconds; 0 where the meter does not say it now, and it is asked again."""
+        try:
+            period = session.get(self._ref(4))
+        except (ObjectError, ServiceRefused) as error:
+            period = error.message  # rows that bear their time need none
+        if isinstance(period, int) and not isinstance(period, bool) and period >= 0:
+            self._period_again_ms = self._period_refusals = 0
+            return period
+        now_ms = self._wall_ms()
+        self._period_again_ms = now_ms + _PERIOD_AGAIN_MS
+        self._period_refusals += 1
+        if self._period_refusals == 1:
+            self._period_refused_ms = now_ms
+        return 0
+
+    def _need_period(self, session: MeterSession, layout: Layout) -> Layout:
+        """The layout with the capture period, which null times need.
+
+        Raises:
+            OrderUnknown: the meter does not tell it now; refused again and again over minutes, there is none.
+        """
+        if not self._period_again_ms:
+            return layout
+        period_s = self._capture_period(session)
+        over_ms = self._wall_ms() - self._period_refused_ms
+        if self._period_again_ms and (self._period_refusals < REFUSALS or over_ms < REFUSED_OVER_MS):
+            raise OrderUnknown(f"the capture period of {self.settings.obis} is not known", hint="try again")
+        self._told = replace(self._told, capture_period_s=period_s)
+        self.layout = replace(layout, capture_period_s=period_s)
         return self.layout
 
     def _with_scalers(self, session: MeterSession, layout: Layout) -> Layout:
@@ -272,9 +335,9 @@ class ProfileReader:
 
         Raises:
             LinkError, ObjectError, ServiceRefused: none of the ways of access works.
-            DlmsConnectorError: the answer is no array, or bytes came behind it and no row of the window.
+            DlmsConnectorError: the answer is no array, or it is incomplete and holds no row of the window.
         """
-        self.bytes_behind = 0
+        self.bytes_behind, self.incomplete = 0, False
         layout = self.learn(session)
         answer = self._read(session, window, layout)
         self.book.receive(len(answer.buffer))
@@ -286,21 +349,25 @@ class ProfileReader:
                 self.book.leave_out(NOT_UNDERSTOOD, raw)
             raise
         rows = self._enter(timed, window, layout)
+        if answer.ends is not None and timed.rows and not self._any_within(timed.rows, answer.ends):
+            self.book.note("none of the rows that came is of the range that was asked for")
         self._access.note(answer, bool(rows))
         if answer.ends_kind and rows:
             self._prefer_ends(answer.ends_kind)
-        if self.bytes_behind and not rows:
-            raise _not_understood(f"{self.bytes_behind} bytes behind the value of {self._ref(2)}")
+        if self.incomplete and not rows:
+            what = f"{self.bytes_behind} bytes behind the value" if self.bytes_behind else MISCOUNTED
+            raise _not_understood(f"{what} of {self._ref(2)}")
         return rows
 
     def _layout_of(self, session: MeterSession, buffer: list[Value], layout: Layout) -> Layout:
-        """The layout, learned anew where no row has its number of values; once for each number that is odd."""
-        counts = {len(row) for row in buffer if isinstance(row, (tuple, list))}
-        if not is_of_another_layout(buffer, layout) or counts <= self._odd_counts:
+        """The layout, asked for again where a row has another number of values, unless that was done just now."""
+        counts = {len(row) for row in buffer if isinstance(row, (tuple, list))} - {len(layout.columns)}
+        now_ms = self._wall_ms()
+        if all(0 <= now_ms - self._asked_ms.get(count, -_CONFIRMED_MS) < _CONFIRMED_MS for count in counts):
             return layout
-        self.layout = None  # somebody has given the meter other columns to capture
+        self.layout = None  # somebody may have given the meter other columns to capture
         layout = self.learn(session)
-        self._odd_counts = counts - {len(layout.columns)}
+        self._asked_ms = dict.fromkeys(counts, now_ms)
         return layout
 
     def _timed(
@@ -317,6 +384,7 @@ class ProfileReader:
         """
         if not has_null_clock(buffer, layout):
             return self._timed_by(None, buffer, layout, ends)
+        layout = self._need_period(session, layout)
         try:
             return self._timed_by(self._entries.newest_first(session), buffer, layout, ends)
         except OrderUnknown:
@@ -337,6 +405,7 @@ class ProfileReader:
             events=self.settings.kind == "events",
             null_values=self.settings.null_values,
             newest_first=newest_first,
+            former_counts=frozenset(self._former_counts),
             earliest_ms=None if ends is None else ends[0],
             latest_ms=latest_ms if ends is None else min(latest_ms, ends[1]),
         )
@@ -353,7 +422,8 @@ class ProfileReader:
                 inside.append(row)
             else:
                 self.book.leave_out(LATER_THAN_NOW if row.ts_ms > newest_ms else OUTSIDE, tuple(row.values))
-        self.runs_backwards = len(inside) > 1 and inside[0].ts_ms > inside[-1].ts_ms
+        moments = [row.ts_ms for row in timed.rows]
+        self.rises = moments == sorted(moments) and len(set(moments)) > 1
         if self.settings.kind == "profile":
             inside, doubles = distinct_rows(inside, layout)
             for row in doubles:
@@ -413,47 +483,96 @@ class ProfileReader:
         clock = CLOCK if index is None else layout.columns[index].ref
         kinds = [kind for kind in self._ends if clock.class_id == CLOCK.class_id or kind != "noDeviation"]
         kinds = kinds or ["deviation"]
+        empty: _Answer | None = None
         for kind in kinds:
-            selection = range_selection(
-                window.from_ms,
-                window.to_ms,
-                self._zone,
-                deviation_reversed=self._reversed,
-                clock=clock,
-                ends=kind,
-            )
             try:
-                buffer = self._fetch(session, selection)
+                answer = self._read_range_by(kind, session, window, clock)
             except (ObjectError, ServiceRefused) as error:
+                if empty is not None:
+                    continue
                 if self._may_pass(error) or kind == kinds[-1]:
                     raise
                 continue
-            ends = range_ends(window.from_ms, window.to_ms, kind, self._zone)
-            return _Answer(buffer, "range", ends=ends, ends_kind=kind)
-        raise AssertionError("there is always a way to write the ends")
+            if (
+                answer.buffer
+                or self.incomplete
+                or not self._doubts_emptiness(window, begun=empty is not None)
+            ):
+                return answer
+            empty = empty or answer
+        assert empty is not None  # noqa: S101 (each kind answered, raised, or came after one that answered)
+        return empty
+
+    def _doubts_emptiness(self, window: Window, *, begun: bool) -> bool:
+        """Whether an empty range is asked for with other ends as well: until rows came by ends of some kind.
+
+        Some meters understand ends written in another way as another time and find nothing there. A range that
+        reaches now is asked for again anyway, so an hour may pass between two such trials.
+        """
+        if self._ends_proven or begun:
+            return not self._ends_proven
+        now_ms = self._wall_ms()
+        if window.to_ms >= now_ms:
+            if now_ms < self._ends_again_ms:
+                return False
+            self._ends_again_ms = now_ms + HOUR_MS
+        return True
+
+    def _read_range_by(
+        self, kind: str, session: MeterSession, window: Window, clock: AttributeRef
+    ) -> _Answer:
+        selection = range_selection(
+            window.from_ms,
+            window.to_ms,
+            self._zone,
+            deviation_reversed=self._reversed,
+            clock=clock,
+            ends=kind,
+        )
+        buffer = self._fetch(session, selection)
+        ends = range_ends(window.from_ms, window.to_ms, kind, self._zone)
+        return _Answer(buffer, "range", ends=ends, ends_kind=kind)
+
+    @staticmethod
+    def _any_within(rows: Sequence[Row], ends: tuple[int, int]) -> bool:
+        return any(ends[0] <= row.ts_ms <= ends[1] for row in rows)
 
     def _prefer_ends(self, kind: str) -> None:
         """Begin with the ends by which rows came."""
+        self._ends_proven = True
         self._ends = (kind, *(other for other in self._ends if other != kind))
 
     def _fetch(self, session: MeterSession, selection: Selection | None = None) -> list[Value]:
-        """The buffer's rows; bytes behind them are counted and told. Raises DlmsConnectorError: no array."""
+        """The buffer's rows as far as they can be read; the rest is told. Raises DlmsConnectorError: no array."""
         encoded = session.get_encoded(self._ref(2), selection)
         try:
-            value, end = decode(encoded)
+            if encoded[:1] not in (_ARRAY, _COMPACT_ARRAY):
+                return self._no_array(encoded)
+            items, claimed, end, _ = read_elements(encoded)
         except DecodeError:
             session.abandon()  # nobody knows what of this answer is true
             raise
-        behind = len(encoded) - end
-        if behind:
-            self.bytes_behind += behind
-            self.book.receive(1)
-            self.book.leave_out(BYTES_BEHIND, encoded[end:])
+        if end < len(encoded):
+            self._note_bytes(encoded[end:])
+        elif len(items) < claimed:
+            self.incomplete = True
+        if len(items) != claimed:
+            self.book.remark(MISCOUNTED, f"{claimed}, and {len(items)} could be read")
+        return items
+
+    def _no_array(self, encoded: bytes) -> list[Value]:
+        value, end = decode(encoded)
+        if end < len(encoded):
+            self._note_bytes(encoded[end:])
         if value is None:
             return []
-        if not isinstance(value, list):
-            raise _not_understood(f"the rows of {self._ref(2)} are no array: {short_text(value)}")
-        return value
+        raise _not_understood(f"the rows of {self._ref(2)} are no array: {short_text(value)}")
+
+    def _note_bytes(self, raw: bytes) -> None:
+        self.incomplete = True
+        self.bytes_behind += len(raw)
+        self.book.receive(1)
+        self.book.leave_out(BYTES_BEHIND, raw)
 
     def _ref(self, attribute: int) -> AttributeRef:
         return AttributeRef(PROFILE_CLASS, self.settings.obis, attribute)
@@ -521,6 +640,8 @@ class ProfileTask:
             self._halve_slice()
             raise
         except DlmsConnectorError as error:
+            if self._reader.incomplete:
+                self._reach_further()
             waits = isinstance(error, (ScalerUnknown, OrderUnknown))
             pause_s = _RETRY_S if waits else max(_RETRY_S, self._period_s())
             if isinstance(error, ObjectError) and not waits:
@@ -543,7 +664,7 @@ class ProfileTask:
         self._fit_slice(self._clock() - began_s)
         taken = False
         try:
-            layout = self._reader.learn(session)
+            layout = self._reader.layout or self._reader.learn(session)
             readings = [reading for row in rows for reading in row_readings(row, layout)]
             taken = not readings or self._deliver(readings)
         finally:
@@ -551,21 +672,29 @@ class ProfileTask:
         if not taken:
             self._due_s = self._clock() + _RETRY_S
             return
-        if rows and not (self._reader.bytes_behind and self._reader.runs_backwards):
+        if self._reader.incomplete and not self._reader.rises:
+            # What was not understood may be rows of any time: the cursor stays, and the slice begins here again.
+            self._next_ms, self._due_s = from_ms, self._clock() + max(_RETRY_S, self._period_s())
+            self._reach_further()
+            return
+        if rows:
             # A meter that was ahead and is set right captures the time up to that row once more.
             self._advance(min(rows[-1].ts_ms, now_ms))
-        # An empty or finished slice of the past is done; the newest one is read again from the last row on.
-        # Bytes behind the rows may be rows, so the cursor does not move over the rest of their slice either.
-        done = not reaches_now and not self._reader.bytes_behind
-        self._next_ms = to_ms + 1 if done else (self._cursor_ms or from_ms - 1) + 1
-        if self._reader.bytes_behind and self._reader.runs_backwards:
-            self._next_ms, self._due_s = from_ms, self._clock() + _RETRY_S
-            return
+        if self._reader.incomplete:
+            self._next_ms = min(rows[-1].ts_ms, now_ms) + 1
+        else:
+            # An empty or finished slice of the past is done; the newest one is read again from the last row on.
+            self._next_ms = to_ms + 1 if not reaches_now else (self._cursor_ms or from_ms - 1) + 1
         self._due_s = self._next_poll_s() if reaches_now else self._clock()
 
     @property
     def _smallest_slice_ms(self) -> int:
         return min(self._settings.slice_ms, _SMALLEST_SLICE_MS)
+
+    def _reach_further(self) -> None:
+        """What is not understood here may stay so: the rows behind it are wanted all the same."""
+        if not self._reaches_now:
+            self._slice_ms *= 2
 
     def _halve_slice(self) -> None:
         self._slice_ms = max(self._slice_ms // 2, self._smallest_slice_ms)

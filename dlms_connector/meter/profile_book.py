@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from dlms_connector.cosem.values import Value
+from dlms_connector.cosem.values import Delta, Value
 
 CLOCK_UNREADABLE = "clock unreadable"
 TIME_UNKNOWN = "null clock that cannot be computed"
 UNKNOWN_COLUMN_COUNT = "unknown column count"
 UNKNOWN_COLUMNS = "unknown columns"
+DIFFERENCE_ALONE = "the difference to a value that is not known"
 DUPLICATE_TIME = "duplicate time"
 OUTSIDE = "outside the asked range"
 LATER_THAN_NOW = "later than now"
 BYTES_BEHIND = "bytes behind the value"
+MISCOUNTED = "another number of rows than the array says"
+NOT_TAKEN = "not taken by the gateway"
+UNCHANGED_UNKNOWN = "unchanged since a row that is not here"
 NO_NUMBER = "a number that is not finite"
 NOT_UNDERSTOOD = "columns or scalers not known then"
 NOT_TAKEN = "not taken by the gateway"
@@ -31,6 +35,7 @@ class RowBook:
     Args:
         on_event: takes one line when a reason is met for the first time. Rows outside the asked range are
             no fault (a meter that gives its whole buffer has them in every answer) and cause no line.
+        name: whose rows these are, where several books are kept together.
     """
 
     on_event: Callable[[str], None] = lambda _: None
@@ -39,6 +44,8 @@ class RowBook:
     left_out: dict[str, int] = field(default_factory=dict)
     remarks: dict[str, int] = field(default_factory=dict)
     example: str = ""
+    name: str = ""
+    notes: set[str] = field(default_factory=set)
 
     @property
     def balances(self) -> bool:
@@ -66,6 +73,12 @@ class RowBook:
         """Count a row that is handed over, and say what is odd about it."""
         self._count(self.remarks, reason, raw, "kept as far as it is known")
 
+    def note(self, text: str) -> None:
+        """Tell once what is odd about the profile itself."""
+        if text not in self.notes:
+            self.notes.add(text)
+            self.on_event(text)
+
     def _count(self, counts: dict[str, int], reason: str, raw: Value, what: str) -> None:
         first = reason not in counts
         counts[reason] = counts.get(reason, 0) + 1
@@ -83,6 +96,8 @@ def short_text(raw: Value) -> str:
 
 
 def _text(raw: Value) -> str:
+    if isinstance(raw, Delta):
+        return f"{raw.number:+d} (difference)"
     if isinstance(raw, bytes):
         return raw[:_EXAMPLE_CHARACTERS].hex().upper()
     if isinstance(raw, (tuple, list)):

@@ -64,7 +64,9 @@ class EntryAccess:
             LinkError, ObjectError, ServiceRefused.
         """
         in_use = session.get(self._ref(_ENTRIES_IN_USE))
-        if not isinstance(in_use, int) or in_use <= 0:
+        if not isinstance(in_use, int) or isinstance(in_use, bool) or in_use < 0:
+            raise InvalidAnswer(f"{self._ref(_ENTRIES_IN_USE)}: {in_use!r} is no number of rows")
+        if in_use == 0:
             return []
         newest_first = self.newest_first(session) is True
 
@@ -105,6 +107,10 @@ class EntryAccess:
             first = before
         return turned(rows)
 
+    def forget(self) -> None:
+        """Ask for the order again: it may be another meter by now, or another firmware."""
+        self._newest_first, self._order_told, self._refusals = None, False, 0
+
     def newest_first(self, session: MeterSession) -> bool | None:
         """Whether the newest row comes first, None where the meter has no such order or never tells it.
 
@@ -118,9 +124,11 @@ class EntryAccess:
             except (ObjectError, ServiceRefused) as error:
                 self._refused(error)
                 return None
+            if not isinstance(method, int) or method <= 0:
+                self._refused(InvalidAnswer(f"{method!r} is no sort method"))
+                return None
             self._order_told = True
-            if method in (_OLDEST_FIRST, _NEWEST_FIRST):
-                self._newest_first = method == _NEWEST_FIRST
+            self._newest_first = method == _NEWEST_FIRST if method in (_OLDEST_FIRST, _NEWEST_FIRST) else None
         return self._newest_first
 
     def _refused(self, error: DlmsConnectorError) -> None:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, tzinfo
 from math import isfinite
 
 from dlms_connector.config.reading import ObjectDefinition
 from dlms_connector.cosem.clock import decode_clock, encode_clock, encode_parts
 from dlms_connector.cosem.services import AttributeRef, Selection
-from dlms_connector.cosem.values import DataType, TypedValue, Value, array, structure
+from dlms_connector.cosem.values import DataType, Delta, TypedValue, Value, array, structure
 from dlms_connector.errors import DecodeError
 from dlms_connector.meter.profile_book import (
     CLOCK_UNREADABLE,
+    DIFFERENCE_ALONE,
     TIME_UNKNOWN,
+    UNCHANGED_UNKNOWN,
     UNKNOWN_COLUMN_COUNT,
     UNKNOWN_COLUMNS,
 )
@@ -24,6 +27,7 @@ from dlms_connector.obis import Obis
 PROFILE_CLASS = 7
 CLOCK_CLASS = 8
 DATA_CLASS = 1
+DEMAND_CLASS = 5
 CLOCK = AttributeRef(CLOCK_CLASS, Obis(0, 0, 1, 0, 0), 2)
 RANGE, ENTRY = 1, 2
 MAX_COLUMNS = 200
@@ -59,8 +63,9 @@ class Layout:
 
     @property
     def clock_index(self) -> int | None:
-        """Which column is the row's time: the clock object's, else seconds since 1970."""
-        clocks = [index for index, column in enumerate(self.columns) if column.is_clock]
+        """Which column is the row's time: the meter's own clock's, another clock object's, seconds since 1970."""
+        clocks = [index for index, column in enumerate(self.columns) if column.ref == CLOCK]
+        clocks += [index for index, column in enumerate(self.columns) if column.is_clock]
         clocks += [index for index, column in enumerate(self.columns) if column.is_unix_clock]
         return clocks[0] if clocks else None
 
@@ -78,13 +83,15 @@ def is_unix_clock(ref: AttributeRef) -> bool:
 def parse_capture_objects(value: Value, keys: Mapping[str, str | None]) -> tuple[Column, ...]:
     """Columns from attribute 3. `keys` maps OBIS or OBIS#attribute to a key or None; empty takes all.
 
+    A plain OBIS code means the value of its object. Parts of one attribute under one key are told apart by their
+    data index; any other column under a key that is taken has none.
+
     Raises:
         DecodeError: not an array of capture object definitions.
     """
     if not isinstance(value, list) or len(value) > MAX_COLUMNS:
         raise DecodeError("capture_objects is no array of a usable size", offset=0)
-    wanted = {_normal(name): key for name, key in keys.items()}
-    columns = []
+    captured: list[tuple[AttributeRef, int]] = []
     for item in value:
         if not isinstance(item, tuple) or len(item) < 4:
             raise DecodeError("a capture object is no structure of four", offset=0)
@@ -98,8 +105,46 @@ def parse_capture_objects(value: Value, keys: Mapping[str, str | None]) -> tuple
         ):
             raise DecodeError("a capture object has parts of wrong types", offset=0)
         ref = AttributeRef(class_id, Obis.from_bytes(name), attribute)
-        columns.append(Column(ref, data_index, _key_for(ref, wanted)))
-    return tuple(columns)
+        captured.append((ref, data_index))
+    wanted = {_normal(name): key for name, key in keys.items()}
+    refs = {ref for ref, _ in captured}
+    return _under_distinct_keys([Column(ref, part, _key_for(ref, wanted, refs)) for ref, part in captured])
+
+
+def _under_distinct_keys(columns: Sequence[Column]) -> tuple[Column, ...]:
+    often = Counter(column.key for column in columns)
+    taken: set[str] = set()
+    distinct = []
+    for column in columns:
+        key = column.key
+        if key is not None and often[key] > 1 and column.data_index > 0:
+            key = f"{key}[{column.data_index}]"
+        if key in taken:
+            key = None
+        if key is not None:
+            taken.add(key)
+        distinct.append(replace(column, key=key))
+    return tuple(distinct)
+
+
+def column_notes(columns: Sequence[Column], keys: Mapping[str, str | None]) -> list[str]:
+    """What is odd about the columns, a sentence each: one that has no key of its own, or is not captured at all."""
+    wanted = {_normal(name): key for name, key in keys.items()}
+    refs = {column.ref for column in columns}
+    names = {str(ref.obis) for ref in refs} | {_exact(ref) for ref in refs}
+    notes = [f'the profile has no column "{name}"' for name in wanted if name not in names]
+    for column in columns:
+        meant = _key_for(column.ref, wanted, refs)
+        where = f"{_exact(column.ref)}, data index {column.data_index}"
+        if meant is not None and column.key is None:
+            notes.append(f'the column {where} is left out: "{meant}" is the key of another column')
+        elif column.key != meant:
+            notes.append(f'the column {where} is delivered as "{column.key}"')
+    return notes
+
+
+def _exact(ref: AttributeRef) -> str:
+    return f"{ref.obis}#{ref.attribute}"
 
 
 def _normal(name: str) -> str:
@@ -107,16 +152,24 @@ def _normal(name: str) -> str:
     return f"{Obis.parse(obis)}#{attribute}" if attribute else str(Obis.parse(obis))
 
 
-def _key_for(ref: AttributeRef, wanted: Mapping[str, str | None]) -> str | None:
-    exact = f"{ref.obis}#{ref.attribute}"
-    plain = str(ref.obis)
+def _key_for(
+    ref: AttributeRef, wanted: Mapping[str, str | None], captured: Collection[AttributeRef]
+) -> str | None:
+    exact, plain = _exact(ref), str(ref.obis)
     if exact in wanted:
         return wanted[exact]
-    if plain in wanted and ref.attribute in (2, 3):
+    if plain in wanted and _is_value(ref, captured):
         return wanted[plain]
     if wanted or is_unix_clock(ref) or (ref.class_id == CLOCK_CLASS and ref.attribute == 2):
         return None
     return plain if ref.attribute == 2 else exact
+
+
+def _is_value(ref: AttributeRef, captured: Collection[AttributeRef]) -> bool:
+    """Whether the attribute holds its object's value; a demand register's last average where that alone is captured."""
+    if ref.class_id == DEMAND_CLASS and ref.attribute == 3:
+        return AttributeRef(ref.class_id, ref.obis, 2) not in captured
+    return ref.attribute == 2
 
 
 def range_ends(from_ms: int, to_ms: int, ends: str, zone: tzinfo) -> tuple[int, int]:
@@ -191,13 +244,6 @@ def entry_selection(first: int, last: int) -> Selection:
     )
 
 
-def is_of_another_layout(buffer: Value, layout: Layout) -> bool:
-    """No row has as many values as the layout has columns: the meter captures something else by now."""
-    if not isinstance(buffer, list) or not buffer:
-        return False
-    return not any(isinstance(row, (tuple, list)) and len(row) == len(layout.columns) for row in buffer)
-
-
 @dataclass(frozen=True, slots=True)
 class Row:
     """A row with its time in epoch milliseconds."""
@@ -211,7 +257,8 @@ class TimeRules:
     """How the times and nulls of an answer are to be read.
 
     `newest_first` is what the meter says of its order, None where it does not; no row of the answer is before
-    `earliest_ms` or after `latest_ms` (None: not known).
+    `earliest_ms` or after `latest_ms` (None: not known). Rows of `former_counts` values may be of columns that the
+    profile had before.
     """
 
     zone: tzinfo
@@ -219,6 +266,7 @@ class TimeRules:
     events: bool = False
     null_values: str = "auto"
     newest_first: bool | None = None
+    former_counts: frozenset[int] = frozenset()
     earliest_ms: int | None = None
     latest_ms: int | None = None
 
@@ -261,7 +309,7 @@ def time_rows(buffer: Value, layout: Layout, rules: TimeRules) -> TimedRows:
     result = TimedRows()
     if not isinstance(buffer, list) or layout.clock_index is None:
         return result
-    clocks = [_clock_of(row, layout) for row in buffer]
+    clocks = [_clock_of(row, layout, rules.former_counts) for row in buffer]
     moments = _moments(clocks, layout.capture_period_s * 1000, rules)
     carry = rules.null_values == "carry" or (rules.null_values == "auto" and None in clocks)
     before: Sequence[Value] = ()
@@ -271,12 +319,18 @@ def time_rows(buffer: Value, layout: Layout, rules: TimeRules) -> TimedRows:
             result.left_out.append((UNKNOWN_COLUMN_COUNT, row))
             continue
         values = _known_values(row, before if carry else (), layout)
+        values, is_whole = _summed(values, before, layout)
         before = values
         if moment is None:
             result.left_out.append((TIME_UNKNOWN if clock is None else CLOCK_UNREADABLE, row))
             continue
+        if not is_whole:
+            result.left_out.append((DIFFERENCE_ALONE, row))
+            continue
         if len(row) > len(layout.columns):
             result.remarks.append((UNKNOWN_COLUMNS, row))
+        if carry and _lacks_value(values, layout):
+            result.remarks.append((UNCHANGED_UNKNOWN, row))
         result.rows.append(Row(moment, values))
     if rules.events:
         result.rows = _apart(result.rows, rules)
@@ -287,9 +341,12 @@ _NO_ROW = "no row"
 _FIRST_UNIX_S, _END_UNIX_S = 946_684_800, 4_102_444_800  # 2000 to 2100: zero and the like are no time
 
 
-def _clock_of(row: Value, layout: Layout) -> Value:
-    """The cell that bears the row's time; `_NO_ROW` where it has fewer values than the layout has columns."""
-    if not isinstance(row, (tuple, list)) or layout.clock_index is None or len(row) < len(layout.columns):
+def _clock_of(row: Value, layout: Layout, former_counts: Collection[int] = ()) -> Value:
+    """The cell that bears the row's time; `_NO_ROW` where its number of values does not fit the layout."""
+    if not isinstance(row, (tuple, list)) or layout.clock_index is None:
+        return _NO_ROW
+    count = len(layout.columns)
+    if len(row) < count or (len(row) > count and len(row) in former_counts):
         return _NO_ROW
     return row[layout.clock_index]
 
@@ -304,6 +361,31 @@ def _known_values(row: Sequence[Value], before: Sequence[Value], layout: Layout)
         before[index] if value is None and index != layout.clock_index else value
         for index, value in enumerate(values)
     )
+
+
+def _lacks_value(values: Sequence[Value], layout: Layout) -> bool:
+    return any(
+        value is None and column.key is not None for column, value in zip(layout.columns, values, strict=True)
+    )
+
+
+def _summed(values: Sequence[Value], before: Sequence[Value], layout: Layout) -> tuple[Sequence[Value], bool]:
+    """The values with differences added to the row before; whether all that are wanted could be."""
+    if not any(isinstance(value, Delta) for value in values):
+        return values, True
+    summed: list[Value] = []
+    is_whole = True
+    for index, (column, value) in enumerate(zip(layout.columns, values, strict=True)):
+        if not isinstance(value, Delta):
+            summed.append(value)
+            continue
+        last = before[index] if before else None
+        if isinstance(last, (int, float)) and not isinstance(last, bool):
+            summed.append(last + value.number)
+        else:
+            summed.append(None)
+            is_whole = is_whole and column.key is None
+    return summed, is_whole
 
 
 def _moments(clocks: Sequence[Value], period_ms: int, rules: TimeRules) -> list[int | None]:
@@ -402,16 +484,11 @@ _AS_IT_IS = ObjectDefinition.model_construct(
 )  # fmt: skip
 
 
-def is_no_number(value: Value) -> bool:
-    """NaN and infinity: what a meter writes where it measured nothing."""
-    return isinstance(value, float) and not isfinite(value)
-
-
 def row_readings(row: Row, layout: Layout) -> list[Reading]:
     """The readings of one row; null columns, and numbers that are not finite, give none."""
     readings = []
     for column, value in zip(layout.columns, row.values, strict=True):
-        if column.key is None or value is None or is_no_number(value):
+        if column.key is None or value is None:
             continue
         plain: Plain = apply_definition(value, _AS_IT_IS, column.exponent)
         if isinstance(plain, float) and not isfinite(plain):

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Union
 from dlms_connector.config.reading import ObjectDefinition
 from dlms_connector.cosem import clock
 from dlms_connector.cosem.units import MAX_EXPONENT, scale
-from dlms_connector.cosem.values import BitString, Date, DateTime, OddBcd, Time, Value
+from dlms_connector.cosem.values import BitString, Date, DateTime, Delta, OddBcd, Time, Value
 from dlms_connector.errors import DecodeError
 from dlms_connector.obis import Obis
 
@@ -71,6 +71,8 @@ def _octets(raw: bytes) -> str:
         return clock.time_text(raw)
     if isinstance(raw, OddBcd):
         return raw.hex().upper()
+    if isinstance(raw, Delta):
+        return f"difference {raw.number:+d}"
     text = raw.rstrip(b"\0")
     if not text:
         return "" if not raw else raw.hex().upper()
@@ -98,11 +100,16 @@ def apply_definition(value: Value, definition: ObjectDefinition, exponent: int) 
     `exponent` is the power of ten from the meter (0 for none); a number in the definition wins over it.
     A float that is NaN or infinite comes back as it is, whatever the type; NaN also stands for a number that
     the scaler would carry out of all bounds (`units.scale`).
+
+    Raises:
+        ValueError: it is the difference to a value that is not there.
     """
     for position in definition.path:
         if not isinstance(value, (list, tuple)) or position >= len(value):
             return None
         value = value[position]
+    if _is_difference(value):
+        raise ValueError("it is the difference to a value that is not there")
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return _typed(_for_type(value, definition.type), definition.type)
     if isinstance(value, float) and not math.isfinite(value):
@@ -145,6 +152,12 @@ def _truth(text: str) -> bool:
     if word in _TRUE or word in _FALSE:
         return word in _TRUE
     raise ValueError(f'"{text}" is neither true nor false')
+
+
+def _is_difference(value: Value) -> bool:
+    if isinstance(value, (list, tuple)):
+        return any(map(_is_difference, value))
+    return isinstance(value, Delta)
 
 
 def _rounded(number: Decimal, digits: int) -> Decimal:

@@ -96,6 +96,10 @@ class MeterSession:
         self.unscaled: set[str] = set()
         """Keys whose numbers are delivered as the meter holds them, because it never tells their scaler."""
 
+    def tell(self, text: str) -> None:
+        """One line for the log of this meter."""
+        self._on_event(text)
+
     @property
     def priority(self) -> Priority:
         """Whose turn comes first on a shared line."""

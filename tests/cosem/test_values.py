@@ -14,6 +14,7 @@ from dlms_connector.cosem.values import (
     BitString,
     DataType,
     DateTime,
+    Delta,
     OddBcd,
     TypedValue,
     array,
@@ -67,7 +68,7 @@ def plain(value: TypedValue) -> Any:
         return [plain(item) for item in value.value]
     if value.type is T.STRUCTURE:
         return tuple(plain(item) for item in value.value)
-    return value.value
+    return Delta.of(value.value) if value.type in (T.DELTA_INT8, T.DELTA_UINT32) else value.value
 
 
 @given(typed)
@@ -128,8 +129,8 @@ def test_gurux_reads_the_same(value: TypedValue) -> None:
         ("02020f02161e", (2, 30)),
         ("0102120001120002", [1, 2]),
         ("0100", []),
-        ("1C ff", -1),
-        ("20 0102", 258),
+        ("1C ff", Delta.of(-1)),
+        ("20 0102", Delta.of(258)),
         ("ff", None),
         # compact-array of long-unsigned: 3 values, and of structure {unsigned, octet-string}
         ("1312 06 000100020003", [1, 2, 3]),

@@ -6,12 +6,14 @@ import pytest
 
 from dlms_connector.cli.meter_access import ChosenMeter, open_meter
 from dlms_connector.config.loader import load_document
+from dlms_connector.cosem.services import AttributeRef
 from dlms_connector.cosem.values import DataType, TypedValue, array, encode, structure
 from dlms_connector.errors import DecodeError, ObjectError
 from dlms_connector.meter.discovery import (
     FoundObject,
     device_entry,
     discover_summary,
+    left_out_of_entry,
     object_list,
     read_values,
     template,
@@ -19,6 +21,8 @@ from dlms_connector.meter.discovery import (
 from dlms_connector.meter.probe import load_entry
 from dlms_connector.obis import Obis
 from dlms_connector.simulator.faults import Fault, FaultKind, Stage
+from tests.meter.test_facts import Bench, scaler
+from tests.support.fact_meter import FactMeter
 from tests.support.simulated import SERIAL, one_meter
 
 ASSOCIATION = (15, "0.0.40.0.0.255")
@@ -262,3 +266,29 @@ def test_a_template_leaves_out_what_is_one_units_own():
     assert not {"encryptionKey", "authenticationKey", "serverSystemTitle"} & set(
         content["client"]["security"]
     )
+
+
+@pytest.mark.parametrize("why", ["held", "NaN", "null"])
+def test_an_object_without_a_value_now_says_why_and_stays_in_the_entry(why):
+    first, second = Obis(1, 0, 32, 7, 0), Obis(1, 0, 52, 7, 0)
+    values = {AttributeRef(3, obis, 2): b"\x12\x09\x0c" for obis in (first, second)}
+    values |= {AttributeRef(3, obis, 3): scaler(-1) for obis in (first, second)}
+    values[AttributeRef(3, first, 2)] = {"NaN": bytes.fromhex("177fc00000"), "null": b"\x00"}.get(
+        why, b"\x12\x09\x0c"
+    )
+    refused = AttributeRef(3, first, 3) if why == "held" else None
+    bench = Bench(FactMeter(values, refuse=lambda ref: 2 if ref == refused else 0))
+    bench.session.open()
+    objects = [FoundObject(3, 0, first), FoundObject(3, 0, second)]
+    read_values(bench.session, objects)
+    assert {"held": "scaler", "NaN": "no finite number", "null": "null"}[why] in objects[0].error
+    assert (objects[1].value, objects[1].error) == (231.6, "")
+    assert len(device_entry(bench.session.device, objects)["timeseries"]) == 2
+    assert left_out_of_entry(objects) == ""
+
+
+def test_what_an_entry_leaves_out_without_a_right_is_told():
+    readable, denied = Obis(1, 0, 32, 7, 0), Obis(1, 0, 52, 7, 0)
+    objects = [FoundObject(3, 0, readable, {2: 1}), FoundObject(3, 0, denied, {2: 0})]
+    assert str(denied) in left_out_of_entry(objects)
+    assert str(readable) not in left_out_of_entry(objects)

@@ -12,7 +12,7 @@ import pytest
 
 from dlms_connector.config.loader import load_document
 from dlms_connector.cosem.services import AttributeRef
-from dlms_connector.errors import LinkError, StateError
+from dlms_connector.errors import InvalidAnswer, LinkError, StateError
 from dlms_connector.meter import operations
 from dlms_connector.meter.batch_result import BatchResult
 from dlms_connector.meter.book import Book
@@ -219,7 +219,20 @@ def test_what_is_no_scaler_makes_no_number(raw: bytes) -> None:
     assert "energy" in bench.cycle().held
 
 
-@pytest.mark.parametrize("raw", ["177fc00000", "177f800000", "17ff800000", "187ff8000000000000", "00", "99"])
+@pytest.mark.parametrize(
+    "raw",
+    [
+        "177fc00000",
+        "177f800000",
+        "17ff800000",
+        "187ff8000000000000",
+        "00",
+        "99",
+        "1c05",
+        "200007",
+        "02011c05",
+    ],
+)
 def test_what_is_no_value_fails_with_a_reason(raw: str) -> None:
     bench = Bench(FactMeter({VALUE: bytes.fromhex(raw), SCALER: scaler(-3)}))
     result = bench.cycle()
@@ -450,3 +463,24 @@ def profile_meter(**more: Any) -> FactMeter:
         AttributeRef(7, profile, 4): b"\x06\x00\x00\x03\x84",
     }
     return FactMeter(values, **more)
+
+
+@pytest.mark.parametrize(
+    "raw", ["07ea0b19080c000000000000", "07ea0b19030c000064000000", "07ea0b19030c000000800000"]
+)
+def test_the_sound_parts_of_a_clock_are_told(raw: str) -> None:
+    bench = Bench(FactMeter({CLOCK: bytes.fromhex(f"090c{raw}")}), clock={"timeZone": "UTC"})
+    bench.session.open()
+    assert operations.read_clock(bench.session)["epochMs"] == 1_795_608_000_000
+    assert bench.session.is_open
+
+
+@pytest.mark.parametrize(
+    "raw", ["090c07ea0d19030c000000000000", "090b07ea0b19030c0000000000", "0600000001", "00"]
+)
+def test_what_is_no_clock_is_the_objects_fault_alone(raw: str) -> None:
+    bench = Bench(FactMeter({CLOCK: bytes.fromhex(raw)}))
+    bench.session.open()
+    with pytest.raises(InvalidAnswer):
+        operations.read_clock(bench.session)
+    assert bench.session.is_open

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime, timezone
+from types import SimpleNamespace
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -13,18 +15,25 @@ from dlms_connector.cosem.clock import encode_clock
 from dlms_connector.cosem.services import AttributeRef
 from dlms_connector.cosem.values import Value
 from dlms_connector.errors import DlmsConnectorError
-from dlms_connector.meter.profile import Window
+from dlms_connector.gateway.rpc_methods import device_call
+from dlms_connector.meter.book import Book
+from dlms_connector.meter.profile import ProfileReader, Window
 from dlms_connector.meter.profile_book import (
     BYTES_BEHIND,
     CLOCK_UNREADABLE,
+    DIFFERENCE_ALONE,
     DUPLICATE_TIME,
+    MISCOUNTED,
     NO_NUMBER,
+    NOT_TAKEN,
     OUTSIDE,
     TIME_UNKNOWN,
+    UNCHANGED_UNKNOWN,
     UNKNOWN_COLUMN_COUNT,
     UNKNOWN_COLUMNS,
     RowBook,
 )
+from dlms_connector.meter.profile_entries import OrderUnknown
 from dlms_connector.meter.profile_rows import (
     CLOCK,
     Column,
@@ -99,14 +108,16 @@ def with_byte(raw: bytes, position: int, *octets: int) -> bytes:
 
 @pytest.mark.parametrize(
     ("position", "octets"),
-    [(4, (8,)), (8, (100,)), (9, (0x0F, 0x00)), (4, (0xFE,)), (9, (0x7F, 0xFF))],
-    ids=["weekday 8", "hundredths 100", "deviation 0F00", "weekday 254", "deviation 7FFF"],
+    [(4, (8,)), (8, (100,)), (9, (0x0F, 0x00)), (4, (0xFE,)), (9, (0x7F, 0xFF)), (7, (0xFF,))],
+    ids=["weekday 8", "hundredths 100", "deviation 0F00", "weekday 254", "deviation 7FFF", "no second"],
 )
 def test_an_unsound_field_that_no_time_needs_costs_no_row(position: int, octets: tuple[int, ...]) -> None:
     assert minutes_of([(with_byte(at(15), position, *octets), 1)]) == [15]
 
 
-@pytest.mark.parametrize(("position", "octet"), [(2, 13), (3, 32), (5, 24), (6, 60), (7, 60), (0, 0)])
+@pytest.mark.parametrize(
+    ("position", "octet"), [(2, 13), (3, 32), (5, 24), (5, 255), (6, 60), (6, 255), (7, 60), (0, 0)]
+)
 def test_an_unsound_time_is_counted(position: int, octet: int) -> None:
     raw = with_byte(at(15), position, octet, *((0,) if position == 0 else ()))
     timed = time_rows([(raw, 1), (at(30), 2)], layout(), TimeRules(UTC))
@@ -465,10 +476,10 @@ def test_bytes_behind_an_empty_array_are_told_and_the_cursor_does_not_move_over_
     with scene(NOW_S) as it, it.associated() as session:
         two_columns(it)
         row = cells(clock_before(0), 6)
-        answers = [array_of() + row]
+        answers = [array_of() + row[1:]]
         answering(it, lambda _: answers[0])
         for _ in range(2):
-            with pytest.raises(DlmsConnectorError, match=f"{len(row)} bytes behind the value"):
+            with pytest.raises(DlmsConnectorError, match=f"{len(row) - 1} bytes behind the value"):
                 it.task.step(session)
             it.time.now_s = it.task.due_s()
         assert session.is_open
@@ -491,6 +502,45 @@ def test_rows_before_bytes_that_are_not_understood_are_delivered() -> None:
         assert it.reader.book.balances
 
 
+@pytest.mark.parametrize("tail", [b"\x02\x02", b"\xc0"])
+@pytest.mark.parametrize("backs", [(1,), (1, 2), (2, 1, 3)])
+def test_the_cursor_moves_over_nothing_that_was_not_understood(backs: tuple[int, ...], tail: bytes) -> None:
+    with scene(NOW_S, profile={"backfill": "2h", "slice": "1h"}) as it, it.associated() as session:
+        two_columns(it)
+        rows = [cells(clock_before(back), 10 - back) for back in backs]
+        answers = [array_of(*rows) + tail]
+        answering(it, lambda _: answers[0])
+        for _ in range(3):
+            with suppress(DlmsConnectorError):
+                it.task.step(session)
+            it.time.now_s = max(it.time.now_s, it.task.due_s())
+        assert it.task.behind_ms is None
+        assert it.moments() == sorted(LATEST_S - 900 * back for back in backs), (
+            "the newest row comes all the same"
+        )
+        assert session.is_open
+        older = cells(clock_before(4), 6)
+        answers[0] = array_of(*rows, older)
+        it.task.step(session)
+        assert LATEST_S - 3600 in it.moments()
+        assert it.task.behind_ms is not None
+        assert it.reader.book.balances
+
+
+@pytest.mark.parametrize("claimed", [1, 2, 5])
+def test_rows_are_read_whatever_number_the_array_says(claimed: int) -> None:
+    with scene(NOW_S, profile={"backfill": "1h"}) as it, it.associated() as session:
+        two_columns(it)
+        rows = [cells(clock_before(back), 10 - back) for back in (0, 1, 2)]
+        answering(it, lambda _: bytes((1, claimed)) + b"".join(rows))
+        it.task.step(session)
+        assert it.moments() == [LATEST_S - 900 * back for back in (2, 1, 0)]
+        assert (it.task.behind_ms is None) == (claimed == 5), "rows that were counted and are not there"
+        assert it.reader.book.remarks == {MISCOUNTED: 1}
+        assert session.is_open
+        assert it.reader.book.balances
+
+
 def test_rows_that_are_no_array_are_an_error() -> None:
     with scene(NOW_S) as it, it.associated() as session:
         answering(it, lambda _: b"\x06\x00\x00\x00\x05")
@@ -506,3 +556,253 @@ def test_the_reader_counts_a_double_time_once_for_a_profile() -> None:
         assert [row.values[1] for row in it.reader.rows(session, SIX_HOURS)] == [5]
         assert it.reader.book.left_out == {DUPLICATE_TIME: 1}
         assert it.reader.book.balances
+
+
+THREE_COLUMNS = bytes.fromhex(
+    "0103 0204 120008 09060000010000ff 0f02 120000 0204 120003 09060100020800ff 0f02 120000"
+    "0204 120003 09060100010800ff 0f02 120000".replace(" ", "")
+)
+
+
+def test_a_row_of_another_length_has_the_columns_asked_for_again() -> None:
+    with scene(NOW_S) as it, it.associated() as session:
+        two_columns(it)
+        old, new = cells(clock_before(1), 5), cells(clock_before(0), 77, 6)
+        answers = [array_of(old)]
+        answering(it, lambda _: answers[0])
+        assert len(it.reader.rows(session, SIX_HOURS)) == 1
+        it.fleet.override(SERIAL, 7, PROFILE, 3, THREE_COLUMNS)
+        answers[0] = array_of(old, new)
+        (row,) = it.reader.rows(session, SIX_HOURS)
+        keys = [column.key for column in it.reader.learn(session).columns]
+        assert dict(zip(keys, row.values, strict=True)) | {None: 0} == {
+            None: 0,
+            "energy_export": 77,
+            "energy": 6,
+        }
+        assert it.reader.book.left_out == {UNKNOWN_COLUMN_COUNT: 1}
+        two_columns(it)
+        it.time.now_s += 3600
+        answers[0] = array_of(cells(clock_before(1), 5), cells(clock_before(0), 77, 6))
+        assert [row.values[1] for row in it.reader.rows(session, SIX_HOURS)] == [5], "those had other columns"
+        assert it.reader.book.balances
+
+
+def test_columns_are_asked_for_again_when_the_facts_are_dropped() -> None:
+    with scene(NOW_S) as it, it.associated() as session:
+        two_columns(it)
+        it.fleet.override(SERIAL, 7, PROFILE, 3, THREE_COLUMNS)
+        first = it.reader.learn(session)
+        swapped = THREE_COLUMNS[:20] + THREE_COLUMNS[38:] + THREE_COLUMNS[20:38]
+        it.fleet.override(SERIAL, 7, PROFILE, 3, swapped)
+        assert it.reader.learn(session) == first
+        session.forget_facts()
+        assert it.reader.learn(session).columns == (first.columns[0], first.columns[2], first.columns[1])
+
+
+def test_an_order_that_was_not_told_is_asked_for_again() -> None:
+    with scene(NOW_S) as it, it.associated() as session:
+        two_columns(it)
+        rows = array_of(cells(clock_before(0), 9), *(cells(None, value) for value in (8, 7, 6)))
+        answering(it, lambda _: rows)
+        for raw in (b"\x00", b"\x16\x00"):
+            it.fleet.override(SERIAL, 7, PROFILE, 5, raw)
+            it.reader.rows(session, Window(0, NOW_S * 1000))
+            it.time.now_s += 200
+        it.fleet.override(SERIAL, 7, PROFILE, 5, b"\x16\x02")
+        assert it.reader._entries.newest_first(session) is True
+
+
+@pytest.mark.parametrize("raw", [b"\x00", b"\x09\x01\x04", b"\x0f\xff"])
+def test_a_number_of_entries_that_is_none_is_an_error_and_not_an_empty_profile(raw: bytes) -> None:
+    with scene(NOW_S, profile={"access": "entry"}) as it, it.associated() as session:
+        it.fleet.override(SERIAL, 7, PROFILE, 7, raw)
+        with pytest.raises(DlmsConnectorError, match="no number of rows"):
+            it.reader.rows(session, SIX_HOURS)
+        assert session.is_open
+
+
+def test_the_meters_own_clock_goes_before_other_clocks() -> None:
+    others = (Obis(0, 1, 1, 0, 0), Obis(0, 0, 1, 0, 0))
+    columns = parse_capture_objects([capture_object(8, obis) for obis in others], {})
+    assert Layout(columns, 900).clock_index == 1
+
+
+def test_a_difference_is_added_to_the_row_before_and_no_value_by_itself() -> None:
+    def row(back: int, cell: str) -> bytes:
+        return b"\x02\x02\x09\x0c" + clock_before(back) + bytes.fromhex(cell)
+
+    with scene(NOW_S, profile={"backfill": "6h"}) as it, it.associated() as session:
+        two_columns(it)
+        cells_ = ("1c05", "06000003e8", "1cff", "200000", "00", "1f07", "0600000001")
+        answering(it, lambda _: array_of(*(row(9 - index, cell) for index, cell in enumerate(cells_))))
+        got = it.reader.rows(session, SIX_HOURS)
+        assert [item.values[1] for item in got] == [1000, 999, 999, None, 1]
+        assert it.reader.book.left_out == {DIFFERENCE_ALONE: 2}
+        assert it.reader.book.balances
+
+
+def captures(*items: tuple[int, int, int]) -> list[Value]:
+    """Clock, and the energy by class, attribute and data index."""
+    name = ENERGY.obis.to_bytes()
+    return [
+        capture_object(8, CLOCK.obis),
+        *((class_id, name, attribute, part) for class_id, attribute, part in items),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("items", "keys"),
+    [
+        ([(3, 2, 0), (3, 3, 0)], ["energy", None]),
+        ([(4, 3, 0), (4, 5, 0)], [None, None]),
+        ([(5, 3, 0), (5, 2, 0)], [None, "energy"]),
+        ([(5, 3, 0), (5, 4, 0)], ["energy", None]),
+        ([(3, 2, 1), (3, 2, 2)], ["energy[1]", "energy[2]"]),
+        ([(3, 2, 0), (3, 2, 2)], ["energy", "energy[2]"]),
+        ([(3, 2, 0), (3, 2, 0)], ["energy", None]),
+        ([(3, 2, 2)], ["energy"]),
+    ],
+)
+def test_a_key_has_one_column(items: list[tuple[int, int, int]], keys: list[str | None]) -> None:
+    columns = parse_capture_objects(captures(*items), {"1-0:1.8.0": "energy"})
+    assert [column.key for column in columns[1:]] == keys
+    plain = [column.key for column in parse_capture_objects(captures(*items), {}) if column.key]
+    assert len(set(plain)) == len(plain)
+
+
+def test_columns_that_are_missing_or_share_a_key_are_told_once() -> None:
+    told: list[str] = []
+    columns = {"1-0:1.8.0": "energy", "1-0:9.9.9": "x"}
+    with scene(NOW_S, profile={"columns": columns}) as it, it.associated() as session:
+        raw = "0103 0204 120008 09060000010000ff 0f02 120000" + "0204 120003 09060100010800ff 0f02 120000" * 2
+        it.fleet.override(SERIAL, 7, PROFILE, 3, bytes.fromhex(raw.replace(" ", "")))
+        reader = ProfileReader(it.device, it.device.profiles[0], it.bench.state, on_event=told.append)
+        reader.learn(session)
+        session.forget_facts()
+        reader.learn(session)
+    assert len(told) == 2
+    assert "1-0:9.9.9" in told[0]
+    assert "left out" in told[1]
+
+
+def test_a_capture_period_that_is_refused_costs_no_row_that_bears_its_time() -> None:
+    with scene(NOW_S) as it, it.associated() as session:
+        two_columns(it)
+        answering(it, lambda _: array_of(cells(clock_before(0), 5), cells(clock_before(1), 4)))
+        device = it.fleet.device(SERIAL)
+        refused = [True]
+        key = AttributeRef(7, PROFILE, 4).to_bytes()
+
+        def refusing_with(read: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
+            def refusing(descriptor: bytes) -> bytes:
+                if descriptor == key and refused[0]:
+                    raise Refused(AccessResult.READ_WRITE_DENIED)
+                return read(descriptor)
+
+            return refusing
+
+        it.fleet.call(lambda: setattr(device, "read", refusing_with(device.read)))
+        assert len(it.reader.rows(session, SIX_HOURS)) == 2
+        assert it.reader.learn(session).capture_period_s == 0
+        answering(it, lambda _: array_of(cells(clock_before(1), 5), cells(None, 4)))
+        it.fleet.call(lambda: setattr(device, "read", refusing_with(device.read)))
+        with pytest.raises(OrderUnknown, match="capture period"):
+            it.reader.rows(session, SIX_HOURS)
+        assert it.reader.book.received == 2
+        refused[0] = False
+        assert len(it.reader.rows(session, SIX_HOURS)) == 2
+        it.fleet.call(lambda: setattr(it.reader, "layout", None))
+        refused[0] = True
+        assert it.reader.learn(session).capture_period_s == 0
+        refused[0] = False
+        it.time.now_s += 301
+        assert it.reader.learn(session).capture_period_s == 900
+
+
+def test_rows_that_the_gateway_does_not_take_are_not_delivered() -> None:
+    with scene(NOW_S, profile={"backfill": "1h"}) as it, it.associated() as session:
+        two_columns(it)
+        answering(it, lambda _: array_of(cells(clock_before(0), 5), cells(clock_before(1), 4)))
+        it.refusing = True
+        it.task.step(session)
+        assert (it.reader.book.received, it.reader.book.delivered) == (2, 0)
+        assert it.reader.book.left_out == {NOT_TAKEN: 2}
+        it.refusing = False
+        it.task.step(session)
+        assert it.reader.book.delivered == 2
+        assert it.reader.book.balances
+
+
+def test_a_null_that_means_unchanged_since_a_row_outside_is_told() -> None:
+    timed = time_rows([(at(0), None), (None, 5), (None, None)], layout(), TimeRules(UTC))
+    assert [[value for value in row.values[1:]] for row in timed.rows] == [[None], [5], [5]]
+    assert [reason for reason, _ in timed.remarks] == [UNCHANGED_UNKNOWN]
+
+
+def test_an_operator_who_asks_for_rows_is_told_of_those_left_out() -> None:
+    with scene(NOW_S) as it, it.associated() as session:
+        two_columns(it)
+        good = [cells(clock_before(1), 4), cells(clock_before(0), 5)]
+        answers = [array_of(*good)]
+        answering(it, lambda _: answers[0])
+        told: list[str] = []
+        poller = SimpleNamespace(device=it.device, session=session, book=Book())
+        session.tell = told.append  # type: ignore[method-assign]
+
+        def ask() -> Any:
+            given = {"from": SIX_HOURS.from_ms, "to": SIX_HOURS.to_ms}
+            return device_call(poller, "readProfile", given).run(session)  # type: ignore[arg-type]
+
+        assert [row["values"]["energy"] for row in ask()] == [4, 5]
+        answers[0] = array_of(*good, cells(b"\xff" * 12, 6))
+        for _ in range(2):
+            answer = ask()
+            assert len(answer["rows"]) == 2
+            assert answer["leftOut"] == {CLOCK_UNREADABLE: 1}
+        assert len([text for text in told if CLOCK_UNREADABLE in text]) == 1
+        (book,) = poller.book.profiles
+        assert (book.received, book.delivered, book.left_out) == (8, 6, {CLOCK_UNREADABLE: 2})
+        assert poller.book.balances
+
+
+def test_an_empty_range_is_asked_for_with_other_ends_until_rows_came() -> None:
+    with scene(NOW_S, profile={"backfill": "6h"}) as it, it.associated() as session:
+        device = it.fleet.device(SERIAL)
+        read_selected = device.read_selected
+        asked: list[bytes] = []
+
+        def misunderstanding(key: bytes, selector: int, parameters: Any) -> bytes:
+            end: bytes = parameters.value[1].value
+            asked.append(end)
+            return read_selected(key, selector, parameters) if end[9:11] == b"\x80\x00" else b"\x01\x00"
+
+        it.fleet.call(lambda: setattr(device, "read_selected", misunderstanding))
+        while it.task.due_s() <= it.time.now_s:
+            it.task.step(session)
+        assert len(it.moments()) == 24
+        asked.clear()
+        assert it.reader.rows(session, Window(0, 1_000_000)) == []
+        assert len(asked) == 1
+
+
+def test_an_empty_log_costs_the_other_ends_once_an_hour() -> None:
+    with scene(NOW_S) as it, it.associated() as session:
+        two_columns(it)
+        asked = answering(it, lambda _: array_of())
+        for _ in range(3):
+            assert it.reader.rows(session, SIX_HOURS) == []
+        assert len(asked) == 3 + 2
+
+
+def test_rows_of_another_range_alone_are_told_once() -> None:
+    with scene(NOW_S) as it, it.associated() as session:
+        two_columns(it)
+        answering(it, lambda _: array_of(cells(clock_before(100), 5), cells(clock_before(99), 4)))
+        told: list[str] = []
+        reader = ProfileReader(
+            it.device, it.device.profiles[0], it.bench.state, wall_ms=it.time.wall_ms, on_event=told.append
+        )
+        for _ in range(2):
+            assert reader.rows(session, SIX_HOURS) == []
+        assert len([text for text in told if "asked for" in text]) == 1
