@@ -177,7 +177,9 @@ class MeterSession:
         title = association.server_title
         if title:
             self.facts.identify("the system title", title.hex().upper())
-        refs = self.plan.identifying or ((_DEVICE_NAME,) if not title else ())
+        refs = self.plan.identifying or (() if title else (_DEVICE_NAME,))
+        if not (self.plan.registers or self.device.profiles):
+            refs = ()  # nothing is read for which facts would be kept
         if not refs or self._clock() < self._recognised_until_s or self._nameless >= _NAMELESS:
             return
         self._nameless += 1
@@ -401,7 +403,8 @@ class MeterSession:
         key = register.key
         if self.unscaled:
             self.unscaled.discard(key)
-        if register.exponent and register.settings.scaler == "auto" and not _counts(register, value):
+        is_odd = value is not None and not _counts(register, value)
+        if is_odd and register.exponent and register.settings.scaler == "auto":
             result.failed[key] = InvalidAnswer(
                 f"{register.ref}: {value!r} is no number, and its scaler is 10^{register.exponent}",
                 hint='set "scaler": null of this object to have it as it is, or "path" to a number in it',

@@ -156,7 +156,7 @@ def test_what_hangs_up_without_a_right_costs_nothing_else():
     with one_meter() as fleet, opened(fleet) as session:
         override(fleet, array([entry_of("1-0:72.7.0", 1), *(entry_of(obis, 0) for obis in denied)]))
         objects = object_list(session)
-        fleet.inject(SERIAL, Fault(FaultKind.CLOSE, Stage.GET, count=None, skip=3))
+        fleet.inject(SERIAL, Fault(FaultKind.CLOSE, Stage.GET, count=None, skip=2))
         done = []
         read_values(session, objects, done.append)
     assert objects[0].unit == "V"

@@ -26,6 +26,7 @@ from dlms_connector.meter.profile_book import (
     MISCOUNTED,
     NO_NUMBER,
     NOT_TAKEN,
+    NOT_UNDERSTOOD,
     OUTSIDE,
     TIME_UNKNOWN,
     UNCHANGED_UNKNOWN,
@@ -709,7 +710,8 @@ def test_a_capture_period_that_is_refused_costs_no_row_that_bears_its_time() -> 
         it.fleet.call(lambda: setattr(device, "read", refusing_with(device.read)))
         with pytest.raises(OrderUnknown, match="capture period"):
             it.reader.rows(session, SIX_HOURS)
-        assert it.reader.book.received == 2
+        assert it.reader.book.received == 4
+        assert it.reader.book.left_out == {NOT_UNDERSTOOD: 2}
         refused[0] = False
         assert len(it.reader.rows(session, SIX_HOURS)) == 2
         it.fleet.call(lambda: setattr(it.reader, "layout", None))
