@@ -329,13 +329,13 @@ class DevicePoller:
         if not result.held and not result.failed and not result.refused:
             return
         # What is refused for good was told when it was set aside.
-        passing = [(key, error) for key, error in result.refused.items() if error.transient]
-        for key, error in (*result.held.items(), *result.failed.items(), *passing):
+        passing = {key: error for key, error in result.refused.items() if error.transient}
+        log = self._around.log
+        for key, error in {**passing, **result.held, **result.failed}.items():
             if self._told_problems.get(key) != error.message:
                 self._told_problems[key] = error.message
-                self._around.log.warning(
-                    '%s: "%s" gave no value: %s', self.device.device_name, key, error.explain()
-                )
+                tell = log.info if key in passing else log.warning
+                tell('%s: "%s" gave no value: %s', self.device.device_name, key, error.explain())
 
     def _tell_unscaled(self) -> None:
         """Which keys hold numbers without their scaler, as the attribute `dlms_unscaled`, whenever that changes."""

@@ -184,6 +184,10 @@ class MeterFacts:
                 )
             refusals.again_ms = now_ms + self._ask_again_ms
 
+    def knows_name(self, key: str) -> bool:
+        """Whether this identifying object said something before."""
+        return key in self._identity
+
     def identify(self, key: str, value: str) -> bool:
         """An identifying object (firmware, serial number, system title) said this. True when facts were dropped."""
         before = self._identity.get(key)

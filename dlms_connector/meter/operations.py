@@ -19,6 +19,7 @@ from dlms_connector.cosem.clock import decode_clock, encode_clock
 from dlms_connector.cosem.services import AttributeRef
 from dlms_connector.cosem.values import DataType, DateTime, TypedValue, decode, encode
 from dlms_connector.errors import CommandError, DecodeError, DlmsConnectorError, InvalidAnswer, ObjectError
+from dlms_connector.meter.facts import ScalerUnknown
 from dlms_connector.meter.plan import make_register, scaler_ref
 from dlms_connector.meter.profile import ProfileReader, Window
 from dlms_connector.meter.profile_book import OUTSIDE
@@ -31,7 +32,10 @@ from dlms_connector.obis import Obis
 
 CLOCK = AttributeRef(8, Obis(0, 0, 1, 0, 0), 2)
 RELAY = Obis(0, 0, 96, 3, 10)
-_THRESHOLDS = {21: (2,), 71: (3, 4, 5)}  # class -> attributes that count as a monitored value does
+_THRESHOLDS = {
+    21: ((2,), 3),
+    71: ((3, 4, 5), 2),
+}  # class -> thresholds, and which attribute names the monitored value
 _READ_KEY = "value read by hand"
 _RELAY_CLASS = 70
 _RELAY_STATES = {0: "disconnected", 1: "connected", 2: "ready for reconnection"}
@@ -90,6 +94,12 @@ def read(session: MeterSession, definition: ObjectDefinition) -> Plain:
             says "deliver", the answer is `{"value": ..., "unscaled": true}`.
         InvalidAnswer: what came is no value.
     """
+    monitored = _monitored(session, reference(definition)) if definition.scaler == "auto" else None
+    if monitored is not None and (where := scaler_ref(monitored)) is not None:
+        scaler = session.scalers([where])[where]
+        if scaler is None:
+            raise ScalerUnknown(where, session.facts.why_unknown(where))
+        definition = definition.model_copy(update={"scaler": scaler.exponent})
     register = make_register(
         RegisterSettings.model_validate({**definition.model_dump(by_alias=True), "key": _READ_KEY}),
         session.device.poll_period_ms,
@@ -141,13 +151,36 @@ def _exponent_to_write(session: MeterSession, definition: ObjectDefinition, ref:
         return definition.scaler
     if definition.scaler is None:
         return 0
-    if ref.attribute in _THRESHOLDS.get(ref.class_id, ()):
-        raise CommandError(
-            "a threshold counts as the monitored value does, whose scaler is not known here",
-            hint='write it raw: {"type": "uint16", "value": 2530}, or set "scaler" of the object',
-        )
-    where = scaler_ref(ref)
+    where = scaler_ref(_monitored(session, ref) or ref)
     return 0 if where is None else session.fresh_scaler(where).exponent
+
+
+def _monitored(session: MeterSession, ref: AttributeRef) -> AttributeRef | None:
+    """The value that a threshold counts as (Blue Book 4.5.2, 4.5.9); None where `ref` is no threshold.
+
+    Raises:
+        CommandError: the meter does not tell it.
+    """
+    attributes, at = _THRESHOLDS.get(ref.class_id, ((), 0))
+    if ref.attribute not in attributes:
+        return None
+    try:
+        value = session.get(AttributeRef(ref.class_id, ref.obis, at))
+    except ObjectError as error:
+        value = error.message
+    if isinstance(value, tuple) and len(value) == 3:
+        class_id, name, attribute = value
+        if (
+            isinstance(class_id, int)
+            and isinstance(attribute, int)
+            and isinstance(name, bytes)
+            and len(name) == 6
+        ):
+            return AttributeRef(class_id, Obis.from_bytes(name), attribute)
+    raise CommandError(
+        f"a threshold counts as the value that {ref.obis} monitors does, and the meter does not tell which: {value!r}",
+        hint='write it raw: {"type": "uint16", "value": 2530}, or set "scaler" of the object',
+    )
 
 
 def _kind_to_write(session: MeterSession, ref: AttributeRef, named: DataType | None) -> DataType:

@@ -278,6 +278,8 @@ class ReadPlan:
     def batch(self, registers: list[Register]) -> list[Batch]:
         """Cut registers into requests that fit the meter; those that are read alone come last."""
         size = self.list_size
+        # What tells another meter comes first: what is read behind it is not read with the facts of the other.
+        registers = sorted(registers, key=lambda register: not register.identifies)
         together = [register for register in registers if not register.alone] if size > 1 else []
         alone = [register for register in registers if register.alone or size <= 1]
         batches = []

@@ -90,6 +90,8 @@ class MeterSession:
         identity = f"{device.device_name}/{device.client.address}"
         self._counters = InvocationCounters(state, identity, on_event)
         self.facts = MeterFacts(device, state, on_event, wall_ms)
+        if self.plan.identifying or self.facts.knows_name(str(_DEVICE_NAME.obis)):
+            self._recognised_until_s = math.inf  # read first of all, or known since an earlier start
         self._reader = RegisterReader(device, self.plan, self.facts, on_event)
         self._releases = self.facts.answers_release
         self._lost_releases = 0

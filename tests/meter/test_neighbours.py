@@ -187,14 +187,29 @@ def test_a_type_that_the_meter_does_not_hold_is_not_sent(value: Any) -> None:
     assert not bench.meter.writes
 
 
-@pytest.mark.parametrize(("class_id", "attribute"), [(71, 3), (71, 4), (71, 5), (21, 2)])
-def test_a_threshold_goes_raw_or_not_at_all(class_id: int, attribute: int) -> None:
-    bench = writing_bench({AttributeRef(class_id, LIMITER, attribute): b"\x12\x09\x0c"})
+@pytest.mark.parametrize(("class_id", "attribute"), [(71, 3), (71, 4), (71, 5)])
+def test_a_threshold_counts_as_the_monitored_value(class_id: int, attribute: int) -> None:
+    voltage = PHASES[0]
+    monitored = b"\x02\x03\x12\x00\x03\x09\x06" + voltage.to_bytes() + b"\x0f\x02"
+    values = {
+        AttributeRef(class_id, LIMITER, attribute): b"\x12\x09\x0c",
+        AttributeRef(class_id, LIMITER, 2): monitored,
+        AttributeRef(3, voltage, 3): scaler(-1, 35),
+    }
+    bench = writing_bench(values)
     where = {"obis": str(LIMITER), "class": class_id, "attribute": attribute}
-    with pytest.raises(CommandError, match="threshold"):
+    definition = operations.object_definition(bench.session.device, where)
+    assert operations.read(bench.session, definition) == 231.6
+    assert write(bench, 253, **where)["raw"] == 2530
+    bench.meter.refuse = lambda ref: 2 if ref.attribute == 3 else 0
+    with pytest.raises(DlmsConnectorError):
         write(bench, 253, **where)
-    assert not bench.meter.writes
-    assert write(bench, {"type": "uint16", "value": 2530}, **where)["raw"] == 2530
+    del bench.meter.values[AttributeRef(class_id, LIMITER, 2)]
+    with pytest.raises(DlmsConnectorError):
+        write(bench, 253, **where)
+    assert len(bench.meter.writes) == 1
+    if attribute != 3:
+        assert write(bench, {"type": "uint16", "value": 2530}, **where)["raw"] == 2530
 
 
 def test_octets_are_never_guessed() -> None:
