@@ -15,7 +15,8 @@ from dlms_connector.config.settings import DeviceSettings
 from dlms_connector.link.gate import Gate
 from dlms_connector.link.stream import Interrupt
 from dlms_connector.meter.links import Lines, make_channel
-from dlms_connector.meter.profile import ProfileReader, ProfileTask
+from dlms_connector.meter.profile.reader import ProfileReader
+from dlms_connector.meter.profile.task import ProfileTask
 from dlms_connector.meter.session import MeterSession
 from dlms_connector.poller import DevicePoller
 from dlms_connector.state import StateStore

@@ -38,7 +38,8 @@ from dlms_connector.config.loader import load_document  # noqa: E402
 from dlms_connector.link.gate import Gate  # noqa: E402
 from dlms_connector.link.stream import Interrupt  # noqa: E402
 from dlms_connector.meter.links import Lines, make_channel  # noqa: E402
-from dlms_connector.meter.profile import ProfileReader, ProfileTask  # noqa: E402
+from dlms_connector.meter.profile.reader import ProfileReader  # noqa: E402
+from dlms_connector.meter.profile.task import ProfileTask  # noqa: E402
 from dlms_connector.meter.session import MeterSession  # noqa: E402
 from dlms_connector.poller import DevicePoller  # noqa: E402
 from dlms_connector.simulator.faults import Fault, FaultKind  # noqa: E402

@@ -76,7 +76,7 @@ class DevicePoller:
         self._left = False
         self._paused = False
         self._resting = False
-        self._owed: set[float] = set()
+        self._periods_waiting: set[float] = set()
         self._sent_attributes: dict[str, Any] = {}
         self._told_problems: dict[str, str] = {}
         self.contact = Contact(
@@ -225,9 +225,9 @@ class DevicePoller:
             self.health.skipped_cycles += missed
             if periods:
                 self.health.lateness_s = lateness
-                self._owed.update(periods)
+                self._periods_waiting.update(periods)
             away = now < self.contact.retry_at_s
-            if self._owed and not away:
+            if self._periods_waiting and not away:
                 self._cycle()
             elif periods:
                 self.contact.count_cycle(False, 0.0)
@@ -249,7 +249,7 @@ class DevicePoller:
     def _next_use_s(self) -> float:
         """When the meter is wanted next."""
         moments = [self._schedule.next_s]
-        if self._owed:
+        if self._periods_waiting:
             moments.append(self.contact.retry_at_s)
         if self._errands:
             moments.append(max(self._task_due_s, self.contact.retry_at_s))
@@ -283,9 +283,9 @@ class DevicePoller:
         """Read everything that is owed."""
         clock = self._around.clock
         began = clock()
-        batches = self.session.plan.due(tuple(self._owed), began)
+        batches = self.session.plan.due(tuple(self._periods_waiting), began)
         if not batches:
-            self._owed.clear()  # all of it is set aside: no poll, so none that failed
+            self._periods_waiting.clear()  # all of it is set aside: no poll, so none that failed
             return
         open_keys = sum(len(batch.registers) for batch in batches)
         self.book.asked += open_keys
@@ -315,7 +315,7 @@ class DevicePoller:
             self.contact.report(error)
         finally:
             self.book.failed += open_keys  # those that nobody got round to
-        self._owed.clear()
+        self._periods_waiting.clear()
         self._tell_unscaled()
         self.contact.count_cycle(good, (clock() - began) * 1000)
         self.contact.distrust(clock())
@@ -451,7 +451,7 @@ class DevicePoller:
     def _rest(self) -> None:
         """Paused: no association, no reading."""
         self.contact.close()
-        self._owed.clear()
+        self._periods_waiting.clear()
         now = self._around.clock()
         self._schedule.due(now)
         self.contact.go(MeterState.PAUSED)

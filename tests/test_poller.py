@@ -187,7 +187,7 @@ def _serial(index: int) -> str:
 @pytest.mark.parametrize("framing", [WRAPPER, HDLC])
 @pytest.mark.parametrize("name", STATES)
 def test_every_fault_in_every_state(name: str, framing: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dlms_connector.meter.profile._RETRY_S", 1.0)
+    monkeypatch.setattr("dlms_connector.meter.profile.task._RETRY_S", 1.0)
     state = STATES[name]
     if framing == WRAPPER and state.stage in (Stage.SNRM, Stage.DISC):
         pytest.skip("the wrapper has no connection of its own")

@@ -31,8 +31,10 @@ from dlms_connector.config.reading import ProfileSettings
 from dlms_connector.config.settings import DeviceSettings
 from dlms_connector.config.types import DAY_MS, DurationMs
 from dlms_connector.errors import CommandError
-from dlms_connector.meter.profile import ProfileReader, Window
-from dlms_connector.meter.profile_rows import Column, Layout, Row, row_readings
+from dlms_connector.meter.profile.access import Window
+from dlms_connector.meter.profile.columns import Column, Layout
+from dlms_connector.meter.profile.reader import ProfileReader
+from dlms_connector.meter.profile.rows import Row, row_readings
 from dlms_connector.meter.reading import Plain
 from dlms_connector.meter.session import MeterSession
 from dlms_connector.meter.zones import zone_for

@@ -19,7 +19,8 @@ from dlms_connector.link.stream import Interrupt
 from dlms_connector.meter.book import Book
 from dlms_connector.meter.clock_check import ClockTask
 from dlms_connector.meter.links import Lines, make_channel, server_key
-from dlms_connector.meter.profile import ProfileReader, ProfileTask
+from dlms_connector.meter.profile.reader import ProfileReader
+from dlms_connector.meter.profile.task import ProfileTask
 from dlms_connector.meter.session import MeterSession
 from dlms_connector.poller import DevicePoller
 from dlms_connector.state import StateStore

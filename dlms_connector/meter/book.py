@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from dlms_connector.meter.batch_result import BatchResult
-from dlms_connector.meter.profile_book import RowBook
+from dlms_connector.meter.profile.book import RowBook
 
 
 @dataclass(slots=True)

@@ -21,9 +21,10 @@ from dlms_connector.cosem.values import DataType, DateTime, TypedValue, decode, 
 from dlms_connector.errors import CommandError, DecodeError, DlmsConnectorError, InvalidAnswer, ObjectError
 from dlms_connector.meter.facts import ScalerUnknown
 from dlms_connector.meter.plan import make_register, scaler_ref
-from dlms_connector.meter.profile import ProfileReader, Window
-from dlms_connector.meter.profile_book import OUTSIDE
-from dlms_connector.meter.profile_rows import row_readings
+from dlms_connector.meter.profile.access import Window
+from dlms_connector.meter.profile.book import OUTSIDE
+from dlms_connector.meter.profile.reader import ProfileReader
+from dlms_connector.meter.profile.rows import row_readings
 from dlms_connector.meter.reading import Plain, to_plain
 from dlms_connector.meter.session import MeterSession
 from dlms_connector.meter.writing import data_type, is_raw, to_typed

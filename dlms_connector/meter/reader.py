@@ -64,7 +64,7 @@ class RegisterReader:
         """How often in a row the link ended when scaler profiles were asked for."""
         self._spared: dict[AttributeRef, float] = {}
         """Scalers at which the link ends, and monotonic seconds until which they are not asked for."""
-        self._owed: set[AttributeRef] = set()
+        self._ask_singly: set[AttributeRef] = set()
         self.doubted: set[Register] = set()
         """Registers whose odd word in a list the single answer confirmed, until a list gives a good value."""
         self._profiles_refused = False
@@ -83,7 +83,7 @@ class RegisterReader:
         if (
             request is not None
             and len(batch.registers) <= self.limit.size
-            and (not self._owed or self._owed.isdisjoint(request.refs))
+            and (not self._ask_singly or self._ask_singly.isdisjoint(request.refs))
         ):
             results = self._get_list(association, request)
             if results is not None:
@@ -155,26 +155,26 @@ class RegisterReader:
                     f'"{register.key}" is set aside: the link ends whenever it is asked for ({error.message})'
                 )
             raise
-        if self._breaks is not None or self._owed or self.limit.on_trial:
+        if self._breaks is not None or self._ask_singly or self.limit.on_trial:
             self._served(register)
         if register.refused_until_s:
             self._rejoin(register)
         return value
 
-    def _owe(self, refs: Sequence[AttributeRef]) -> None:
+    def _after_lost_list(self, refs: Sequence[AttributeRef]) -> None:
         """A list ended the association: what it asked for, and all that may have stood behind it, is asked alone next.
 
         Whatever is found out meanwhile of the length of lists, one that fails too would cost these values once more.
         """
-        self._owed.update(refs)
+        self._ask_singly.update(refs)
         for register in self._plan.registers:
-            self._owed.add(register.ref)
+            self._ask_singly.add(register.ref)
             if register.scaler_ref is not None:
-                self._owed.add(register.scaler_ref)
+                self._ask_singly.add(register.scaler_ref)
 
     def _served(self, register: Register) -> None:
-        if self._owed:
-            self._owed.discard(register.ref)
+        if self._ask_singly:
+            self._ask_singly.discard(register.ref)
         if self._breaks is not None and self._breaks[0] == register.ref:
             self._breaks = None
         self._answered_alone()
@@ -203,7 +203,7 @@ class RegisterReader:
         except (LinkTimeout, LinkClosed, ProtocolError):
             # Some meters fall silent or hang up on a list instead of refusing it.
             self.limit.failed(count, f"the meter never answered a list of {count}")
-            self._owe(request.refs)
+            self._after_lost_list(request.refs)
             raise
         else:
             self.limit.worked(count)
@@ -247,7 +247,7 @@ class RegisterReader:
     def forget(self) -> None:
         """Nothing is known any more: scalers, how long lists may be, what was set aside."""
         self.limit.forget()
-        self._owed.clear()
+        self._ask_singly.clear()
         for register in self._plan.registers:
             register.alone, register.disputes, register.confirmed = False, 0, None
             register.refused_until_s = 0.0
@@ -343,13 +343,13 @@ class RegisterReader:
         while start < len(refs):
             size = 1 if singly else min(self.limit.size, self._plan.list_size)
             part = refs[start : start + size]
-            if self._owed and not self._owed.isdisjoint(part):
+            if self._ask_singly and not self._ask_singly.isdisjoint(part):
                 part = part[:1]
             several = self._get_list(association, ListRequest(part)) if len(part) > 1 else None
             if several is None:
                 part = refs[start : start + 1]
                 several = [self._get_scaler(association, part[0])]
-                self._owed.discard(part[0])
+                self._ask_singly.discard(part[0])
                 self._answered_alone()
             else:
                 several = [

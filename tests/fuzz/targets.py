@@ -31,7 +31,8 @@ from dlms_connector.link.addresses import HdlcAddress
 from dlms_connector.link.frames import FrameReader
 from dlms_connector.link.parameters import LinkParameters
 from dlms_connector.link.wrapper import WrapperReader
-from dlms_connector.meter.profile_rows import Layout, parse_capture_objects, row_readings, timed_rows
+from dlms_connector.meter.profile.columns import Layout, parse_capture_objects
+from dlms_connector.meter.profile.rows import row_readings, timed_rows
 from dlms_connector.meter.reading import to_plain
 from dlms_connector.obis import Obis
 

@@ -234,7 +234,7 @@ def test_a_disk_that_takes_nothing_costs_no_value(gateway: Gateway, monkeypatch:
         return connection
 
     monkeypatch.setattr(StateStore, "_open", read_only)
-    monkeypatch.setattr("dlms_connector.meter.profile._SETTLE_S", 0.0)
+    monkeypatch.setattr("dlms_connector.meter.profile.task._SETTLE_S", 0.0)
     profile = {"obis": "1-0:99.1.0", "backfill": "6h", "slice": "1h", "pollPeriod": "1s"}
     with SimulatedFleet(FleetSettings.uniform(1)) as fleet:
         connector = DLMSConnector(gateway, configuration(fleet, profiles=[profile]), "custom")

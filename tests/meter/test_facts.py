@@ -17,7 +17,8 @@ from dlms_connector.meter import operations
 from dlms_connector.meter.batch_result import BatchResult
 from dlms_connector.meter.book import Book
 from dlms_connector.meter.facts import REFUSED_OVER_MS, ScalerUnknown
-from dlms_connector.meter.profile import ProfileReader, Window
+from dlms_connector.meter.profile.access import Window
+from dlms_connector.meter.profile.reader import ProfileReader
 from dlms_connector.meter.session import MeterSession
 from dlms_connector.obis import Obis
 from dlms_connector.state import StateStore

@@ -16,8 +16,11 @@ from dlms_connector.cosem.clock import decode_clock
 from dlms_connector.cosem.services import AttributeRef
 from dlms_connector.cosem.values import TypedValue, decode_typed, encode
 from dlms_connector.errors import DlmsConnectorError, LinkError, LinkTimeout, ObjectError
-from dlms_connector.meter.profile import ProfileReader, ProfileTask, Window
-from dlms_connector.meter.profile_rows import CLOCK, Column, Layout, timed_rows
+from dlms_connector.meter.profile.access import Window
+from dlms_connector.meter.profile.columns import CLOCK, Column, Layout
+from dlms_connector.meter.profile.reader import ProfileReader
+from dlms_connector.meter.profile.rows import timed_rows
+from dlms_connector.meter.profile.task import ProfileTask
 from dlms_connector.meter.reading import Reading
 from dlms_connector.meter.session import MeterSession
 from dlms_connector.obis import Obis

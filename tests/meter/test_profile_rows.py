@@ -17,8 +17,8 @@ from dlms_connector.cosem.values import Value
 from dlms_connector.errors import DlmsConnectorError
 from dlms_connector.gateway.rpc_methods import device_call
 from dlms_connector.meter.book import Book
-from dlms_connector.meter.profile import ProfileReader, Window
-from dlms_connector.meter.profile_book import (
+from dlms_connector.meter.profile.access import Window
+from dlms_connector.meter.profile.book import (
     BYTES_BEHIND,
     CLOCK_UNREADABLE,
     DIFFERENCE_ALONE,
@@ -34,21 +34,18 @@ from dlms_connector.meter.profile_book import (
     UNKNOWN_COLUMNS,
     RowBook,
 )
-from dlms_connector.meter.profile_entries import OrderUnknown
-from dlms_connector.meter.profile_rows import (
-    CLOCK,
-    Column,
-    Layout,
+from dlms_connector.meter.profile.columns import CLOCK, Column, Layout, parse_capture_objects
+from dlms_connector.meter.profile.entries import OrderUnknown
+from dlms_connector.meter.profile.reader import ProfileReader
+from dlms_connector.meter.profile.rows import (
     Row,
     TimeRules,
     distinct_rows,
     has_no_number,
-    parse_capture_objects,
-    range_ends,
-    range_selection,
     row_readings,
     time_rows,
 )
+from dlms_connector.meter.profile.selection import range_ends, range_selection
 from dlms_connector.obis import Obis
 from dlms_connector.simulator.objects import AccessResult, Refused
 from tests.meter.test_profile import NOW_S, PROFILE, SERIAL, Scene, scene

@@ -11,8 +11,9 @@ import pytest
 
 from dlms_connector.cosem.values import decode_all
 from dlms_connector.meter import operations
-from dlms_connector.meter.profile import ProfileReader, Window
-from dlms_connector.meter.profile_rows import row_readings
+from dlms_connector.meter.profile.access import Window
+from dlms_connector.meter.profile.reader import ProfileReader
+from dlms_connector.meter.profile.rows import row_readings
 from dlms_connector.meter.scaler_profiles import SCALER_PROFILES, scalers_of
 from dlms_connector.meter.session import MeterSession
 from dlms_connector.obis import Obis

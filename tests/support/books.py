@@ -14,7 +14,7 @@ import pytest
 from dlms_connector.meter.batch_result import BatchResult
 from dlms_connector.meter.book import Book
 from dlms_connector.meter.plan import Batch
-from dlms_connector.meter.profile_book import RowBook
+from dlms_connector.meter.profile.book import RowBook
 from dlms_connector.meter.session import MeterSession
 
 

@@ -16,7 +16,8 @@ from dlms_connector.errors import DlmsConnectorError
 from dlms_connector.meter import operations
 from dlms_connector.meter.book import Book
 from dlms_connector.meter.facts import REFUSALS, REFUSED_OVER_MS, Standing
-from dlms_connector.meter.profile import ProfileReader, ProfileTask
+from dlms_connector.meter.profile.reader import ProfileReader
+from dlms_connector.meter.profile.task import ProfileTask
 from dlms_connector.meter.reading import Plain, Reading
 from dlms_connector.meter.session import MeterSession
 from dlms_connector.state import StateStore

@@ -17,7 +17,8 @@ from dlms_connector.config.settings import DeviceSettings
 from dlms_connector.health import Health
 from dlms_connector.link.gate import Gate
 from dlms_connector.link.line import Line
-from dlms_connector.meter.profile import ProfileReader, ProfileTask
+from dlms_connector.meter.profile.reader import ProfileReader
+from dlms_connector.meter.profile.task import ProfileTask
 from dlms_connector.meter.reading import Reading
 from dlms_connector.meter.session import MeterSession
 from dlms_connector.poller import DevicePoller

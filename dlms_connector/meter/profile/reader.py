@@ -1,16 +1,10 @@
-"""Load profiles and event logs as the second memory: a cursor on disk, every gap filled in small steps.
-
-The cursor stands at the newest row that was handed over; on disk it follows a minute later, when the gateway
-has stored that row too. After a restart the rows behind it and those of the `overlap` before it are read again:
-ThingsBoard overwrites equal timestamps.
-"""
+"""Reads the rows of one profile: its columns and scalers, and by whatever access the meter does."""
 
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 
 from dlms_connector.config.reading import ProfileSettings
@@ -21,13 +15,13 @@ from dlms_connector.errors import (
     DecodeError,
     DlmsConnectorError,
     Layer,
-    LinkError,
     ObjectError,
     ServiceRefused,
 )
 from dlms_connector.meter.facts import REFUSALS, REFUSED_OVER_MS, ScalerUnknown, Standing
 from dlms_connector.meter.plan import scaler_ref
-from dlms_connector.meter.profile_book import (
+from dlms_connector.meter.profile.access import FUTURE_MS, AccessMemory, Answer, Window
+from dlms_connector.meter.profile.book import (
     BYTES_BEHIND,
     DUPLICATE_TIME,
     LATER_THAN_NOW,
@@ -39,123 +33,34 @@ from dlms_connector.meter.profile_book import (
     RowBook,
     short_text,
 )
-from dlms_connector.meter.profile_entries import EntryAccess, OrderUnknown
-from dlms_connector.meter.profile_rows import (
+from dlms_connector.meter.profile.columns import (
     CLOCK,
-    HOUR_MS,
     PROFILE_CLASS,
     Layout,
+    column_notes,
+    parse_capture_objects,
+)
+from dlms_connector.meter.profile.entries import EntryAccess, OrderUnknown
+from dlms_connector.meter.profile.rows import (
     Row,
     TimedRows,
     TimeRules,
-    column_notes,
     distinct_rows,
     has_no_number,
     has_null_clock,
-    parse_capture_objects,
-    range_ends,
-    range_selection,
-    row_readings,
     time_rows,
 )
-from dlms_connector.meter.reading import Reading
-from dlms_connector.meter.schedule import phase_of
+from dlms_connector.meter.profile.selection import HOUR_MS, range_ends, range_selection
 from dlms_connector.meter.session import MeterSession
 from dlms_connector.meter.zones import zone_for
 from dlms_connector.state import StateStore
 from dlms_connector.state.keeper import Keeper
 
-_FACT_CURSOR = "cursor"
-_FACT_ACCESS = "profile access 2"  # what releases before kept as "profile access" came from one refused range
-_EVENTS_PERIOD_S = 300.0
-_RETRY_S = 60.0
-_SETTLE_S = 60.0  # from the hand-over to the gateway's disk: less than one, but seconds behind a long queue
-_FUTURE_MS = 86_400_000
-_SMALLEST_SLICE_MS = 3_600_000
-_SHORTEST_PATIENCE_S, _LONGEST_PATIENCE_S = 1.0, 5.0
-_QUICK = 0.3
-_ACCESS_ORDER = ("range", "entry", "whole")
 _PASSING_RESULTS = (1, 2)  # hardware fault, temporary failure: no word on the way of access, at first
 _ENDS_ORDER = ("deviation", "noDeviation", "wholeHours")
-_PROOFS = 3  # windows that range refused and another way showed to hold rows
-_RANGE_AGAIN_MS = 86_400_000
 _PERIOD_AGAIN_MS = 300_000
 _CONFIRMED_MS = 60_000  # so long nobody asks for the columns again because of rows that are longer or shorter
 _ARRAY, _COMPACT_ARRAY = bytes((DataType.ARRAY,)), bytes((DataType.COMPACT_ARRAY,))
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """A stretch of time to read, epoch milliseconds, both ends included."""
-
-    from_ms: int
-    to_ms: int
-
-
-@dataclass(slots=True)
-class _Answer:
-    """Rows in the meter's order and how they were got; the ends are those that the meter was asked for."""
-
-    buffer: list[Value]
-    way: str
-    ends: tuple[int, int] | None = None
-    ends_kind: str = ""
-
-
-class _AccessMemory:
-    """Which way of access to begin with.
-
-    A refused range proves nothing: some meters refuse a range in which there are no rows. Only where range never
-    worked, and another way showed rows in window after window that range had refused, is that way believed, and
-    range is tried again each day. Access by entry alone goes on disk: the whole buffer is no way for good.
-    """
-
-    def __init__(
-        self, device: DeviceSettings, settings: ProfileSettings, state: StateStore, keeper: Keeper
-    ) -> None:
-        self._name, self._key = device.device_name, str(settings.obis)
-        self._state = state
-        self._keeper = keeper
-        self._given = settings.access if settings.access != "auto" else None
-        known = state.get_all(self._name, _FACT_ACCESS).get(self._key)
-        self._believed = "entry" if known == "entry" else "range"
-        self._proofs = 0
-        self._range_worked = False
-        self._range_again_ms: int | None = None
-        self.shown = self._given or self._believed
-
-    def ways(self, now_ms: int) -> tuple[str, ...]:
-        """The ways to try, in this order."""
-        if self._given is not None:
-            return (self._given,)
-        if self._range_again_ms is None:
-            self._range_again_ms = now_ms + _RANGE_AGAIN_MS
-        if self._believed != "range" and now_ms >= self._range_again_ms:
-            self._range_again_ms = now_ms + _RANGE_AGAIN_MS
-            return _ACCESS_ORDER
-        return _ACCESS_ORDER[_ACCESS_ORDER.index(self._believed) :]
-
-    def note(self, answer: _Answer, has_rows: bool) -> None:
-        """Learn from an answer; `has_rows`: some of them are inside the window."""
-        if self._given is not None:
-            return
-        if answer.way == "range":
-            self._range_worked, self._proofs, self.shown = True, 0, "range"
-            self._believe("range")
-            return
-        if not has_rows:
-            return  # there was nothing in it, and the refusal of range said just that
-        self._proofs = self._proofs + 1 if answer.way == self.shown else 1
-        self.shown = answer.way
-        if self._proofs >= _PROOFS and not self._range_worked:
-            self._believe(answer.way)
-
-    def _believe(self, way: str) -> None:
-        if way == self._believed:
-            return
-        self._believed = way
-        if way != "whole":
-            self._keeper.attempt(lambda: self._state.put(self._name, _FACT_ACCESS, self._key, way))
 
 
 class ProfileReader:
@@ -201,7 +106,7 @@ class ProfileReader:
         self._entries = EntryAccess(settings.obis, wall_ms)
         self.keeper = Keeper(self._tell)
         """Writes what was learned of this profile, and how far it was read."""
-        self._access = _AccessMemory(device, settings, state, self.keeper)
+        self._access = AccessMemory(device, settings, state, self.keeper)
         self._ends: tuple[str, ...] = _ENDS_ORDER if settings.range_ends == "auto" else (settings.range_ends,)
         self._refused_before: set[tuple[str, int]] = set()
         self._lasting_results: set[int] = set()
@@ -398,7 +303,7 @@ class ProfileReader:
     ) -> TimedRows:
         now_ms = self._wall_ms() + layout.capture_period_s * 1000
         # A meter that is ahead writes rows of the future: one that says how it sorts is believed so far.
-        latest_ms = now_ms if ends is not None or newest_first is not False else now_ms + _FUTURE_MS
+        latest_ms = now_ms if ends is not None or newest_first is not False else now_ms + FUTURE_MS
         rules = TimeRules(
             self._zone,
             deviation_reversed=self._reversed,
@@ -415,7 +320,7 @@ class ProfileReader:
         """Enter in the book what an answer has beside the rows to deliver; those, oldest first."""
         for reason, raw in timed.left_out:
             self.book.leave_out(reason, raw)
-        newest_ms = self._wall_ms() + _FUTURE_MS
+        newest_ms = self._wall_ms() + FUTURE_MS
         inside = []
         for row in timed.rows:
             if window.from_ms <= row.ts_ms <= window.to_ms and row.ts_ms <= newest_ms:
@@ -435,7 +340,7 @@ class ProfileReader:
                 self.book.remark(NO_NUMBER, tuple(row.values))
         return sorted(inside, key=lambda row: row.ts_ms)
 
-    def _read(self, session: MeterSession, window: Window, layout: Layout) -> _Answer:
+    def _read(self, session: MeterSession, window: Window, layout: Layout) -> Answer:
         ways = self._access.ways(self._wall_ms())
         for way in ways:
             try:
@@ -462,7 +367,7 @@ class ProfileReader:
         self._lasting_results.add(error.code)
         return True
 
-    def _read_by(self, way: str, session: MeterSession, window: Window, layout: Layout) -> _Answer:
+    def _read_by(self, way: str, session: MeterSession, window: Window, layout: Layout) -> Answer:
         if way == "range":
             return self._read_range(session, window, layout)
         if way == "entry":
@@ -474,16 +379,16 @@ class ProfileReader:
                 fetch=lambda selection: self._fetch(session, selection),
                 timed=lambda rows: self._timed(session, rows, layout, None).rows,
             )
-            return _Answer(buffer, way)
-        return _Answer(self._fetch(session), way)
+            return Answer(buffer, way)
+        return Answer(self._fetch(session), way)
 
-    def _read_range(self, session: MeterSession, window: Window, layout: Layout) -> _Answer:
+    def _read_range(self, session: MeterSession, window: Window, layout: Layout) -> Answer:
         """By range of time, its ends written in one way after the other until the meter takes one."""
         index = layout.clock_index
         clock = CLOCK if index is None else layout.columns[index].ref
         kinds = [kind for kind in self._ends if clock.class_id == CLOCK.class_id or kind != "noDeviation"]
         kinds = kinds or ["deviation"]
-        empty: _Answer | None = None
+        empty: Answer | None = None
         for kind in kinds:
             try:
                 answer = self._read_range_by(kind, session, window, clock)
@@ -518,9 +423,7 @@ class ProfileReader:
             self._ends_again_ms = now_ms + HOUR_MS
         return True
 
-    def _read_range_by(
-        self, kind: str, session: MeterSession, window: Window, clock: AttributeRef
-    ) -> _Answer:
+    def _read_range_by(self, kind: str, session: MeterSession, window: Window, clock: AttributeRef) -> Answer:
         selection = range_selection(
             window.from_ms,
             window.to_ms,
@@ -531,7 +434,7 @@ class ProfileReader:
         )
         buffer = self._fetch(session, selection)
         ends = range_ends(window.from_ms, window.to_ms, kind, self._zone)
-        return _Answer(buffer, "range", ends=ends, ends_kind=kind)
+        return Answer(buffer, "range", ends=ends, ends_kind=kind)
 
     @staticmethod
     def _any_within(rows: Sequence[Row], ends: tuple[int, int]) -> bool:
@@ -582,174 +485,3 @@ def _not_understood(message: str) -> DlmsConnectorError:
     return DlmsConnectorError(
         message, layer=Layer.DATA, hint="the profile waits there; another access of the profile may read it"
     )
-
-
-class ProfileTask:
-    """Background work of a poller: keep one profile's record at the server without a hole.
-
-    Args:
-        deliver: hands rows over; False when they were not taken, and the cursor stays.
-    """
-
-    def __init__(
-        self,
-        reader: ProfileReader,
-        device: DeviceSettings,
-        state: StateStore,
-        deliver: Callable[[Sequence[Reading]], bool],
-        *,
-        clock: Callable[[], float] = time.monotonic,
-        wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
-    ) -> None:
-        self._reader = reader
-        self._settings = reader.settings
-        self._name = device.device_name
-        self._state = state
-        self._deliver = deliver
-        # Live values wait while a slice is on the line: it may take a tenth of their period.
-        period_s = device.poll_period_ms / 1000
-        self._patience_s = min(max(period_s / 10, _SHORTEST_PATIENCE_S), _LONGEST_PATIENCE_S)
-        self._slice_ms = self._smallest_slice_ms
-        self._reaches_now = False
-        self._refused_s = device.refused_register_period_ms / 1000
-        self._clock = clock
-        self._wall_ms = wall_ms
-        self._due_s = 0.0
-        cursor = state.get_all(device.device_name, _FACT_CURSOR).get(str(self._settings.obis))
-        self._cursor_ms: int | None = cursor if isinstance(cursor, int) else None
-        self._handed_over: deque[tuple[float, int]] = deque()
-        # Where the next slice begins: behind the cursor by the overlap, once after each start.
-        self._next_ms = None if self._cursor_ms is None else self._cursor_ms - self._settings.overlap_ms
-
-    def due_s(self) -> float:
-        """Monotonic seconds from which a slice is wanted."""
-        return self._due_s
-
-    @property
-    def behind_ms(self) -> int | None:
-        """How far the record lags behind now, None before the first row."""
-        return None if self._cursor_ms is None else max(0, self._wall_ms() - self._cursor_ms)
-
-    def step(self, session: MeterSession) -> None:
-        """Read and hand over one slice. Raises LinkError; other faults postpone the next try."""
-        self._settle()
-        try:
-            self._fill_slice(session)
-        except LinkError:
-            # A link that does not hold for so many rows may hold for half of them.
-            self._halve_slice()
-            raise
-        except DlmsConnectorError as error:
-            if self._reader.incomplete:
-                self._reach_further()
-            waits = isinstance(error, (ScalerUnknown, OrderUnknown))
-            pause_s = _RETRY_S if waits else max(_RETRY_S, self._period_s())
-            if isinstance(error, ObjectError) and not waits:
-                pause_s = self._after_refusal(error, pause_s)
-            self._due_s = self._clock() + pause_s
-            raise
-
-    def _fill_slice(self, session: MeterSession) -> None:
-        now_ms = self._wall_ms()
-        if self._cursor_ms is not None and self._cursor_ms > now_ms:
-            # It was set while this machine's clock was ahead: nobody knows what is behind it.
-            self._cursor_ms = self._next_ms = None
-        self._reader.learn(session)
-        oldest_ms = now_ms - max(self._settings.backfill_ms, int(self._newest_s() * 1000))
-        from_ms = oldest_ms if self._next_ms is None else max(self._next_ms, oldest_ms)
-        to_ms = min(from_ms + self._slice_ms, now_ms + _FUTURE_MS)
-        reaches_now = self._reaches_now = to_ms >= now_ms
-        began_s = self._clock()
-        rows = self._reader.read(session, Window(from_ms, to_ms))
-        self._fit_slice(self._clock() - began_s)
-        taken = False
-        try:
-            layout = self._reader.layout or self._reader.learn(session)
-            readings = [reading for row in rows for reading in row_readings(row, layout)]
-            taken = not readings or self._deliver(readings)
-        finally:
-            self._reader.hand_over(rows, taken=taken)
-        if not taken:
-            self._due_s = self._clock() + _RETRY_S
-            return
-        if self._reader.incomplete and not self._reader.rises:
-            # What was not understood may be rows of any time: the cursor stays, and the slice begins here again.
-            self._next_ms, self._due_s = from_ms, self._clock() + max(_RETRY_S, self._period_s())
-            self._reach_further()
-            return
-        if rows:
-            # A meter that was ahead and is set right captures the time up to that row once more.
-            self._advance(min(rows[-1].ts_ms, now_ms))
-        if self._reader.incomplete:
-            self._next_ms = min(rows[-1].ts_ms, now_ms) + 1
-        else:
-            # An empty or finished slice of the past is done; the newest one is read again from the last row on.
-            self._next_ms = to_ms + 1 if not reaches_now else (self._cursor_ms or from_ms - 1) + 1
-        self._due_s = self._next_poll_s() if reaches_now else self._clock()
-
-    @property
-    def _smallest_slice_ms(self) -> int:
-        return min(self._settings.slice_ms, _SMALLEST_SLICE_MS)
-
-    def _reach_further(self) -> None:
-        """What is not understood here may stay so: the rows behind it are wanted all the same."""
-        if not self._reaches_now:
-            self._slice_ms *= 2
-
-    def _halve_slice(self) -> None:
-        self._slice_ms = max(self._slice_ms // 2, self._smallest_slice_ms)
-
-    def _after_refusal(self, error: ObjectError, pause_s: float) -> float:
-        """Seconds until the next try of a refused slice.
-
-        Some meters refuse a stretch of time in which they hold no rows: one that has given rows before is asked
-        for a longer stretch, until it reaches now.
-        """
-        if self._cursor_ms is None or self._reader.layout is None:
-            return pause_s if error.transient else max(pause_s, self._refused_s)
-        if self._reaches_now:
-            return pause_s
-        self._slice_ms *= 2
-        return _RETRY_S
-
-    def _fit_slice(self, took_s: float) -> None:
-        """Ask for more at a time where the line is fast, and for less where live values had to wait."""
-        if took_s > self._patience_s:
-            self._halve_slice()
-        elif took_s < _QUICK * self._patience_s:
-            self._slice_ms = min(self._slice_ms * 2, self._settings.slice_ms)
-
-    def _advance(self, ts_ms: int) -> None:
-        if self._cursor_ms is None or ts_ms > self._cursor_ms:
-            self._cursor_ms = ts_ms
-            self._handed_over.append((self._clock(), ts_ms))
-
-    def _settle(self) -> None:
-        """Put on disk how far the gateway has had time to store what it was given.
-
-        A slice of the past spans a day, so the overlap alone would not cover those that were still in memory when
-        the process was killed.
-        """
-        settled: int | None = None
-        while self._handed_over and self._clock() - self._handed_over[0][0] >= _SETTLE_S:
-            settled = self._handed_over.popleft()[1]
-        if settled is not None:
-            key, ts_ms = str(self._settings.obis), settled
-            self._reader.keeper.attempt(lambda: self._state.put(self._name, _FACT_CURSOR, key, ts_ms))
-
-    def _period_s(self) -> float:
-        if self._settings.poll_period_ms is not None:
-            return self._settings.poll_period_ms / 1000
-        layout = self._reader.layout
-        return float(layout.capture_period_s) if layout and layout.capture_period_s else _EVENTS_PERIOD_S
-
-    def _newest_s(self) -> float:
-        """How far back a poll looks at least: without any backfill too, new rows are wanted."""
-        layout = self._reader.layout
-        return 2 * max(self._period_s(), layout.capture_period_s if layout else 0)
-
-    def _next_poll_s(self) -> float:
-        """A little after the next capture, each meter at its own moment."""
-        period = self._period_s()
-        into = self._reader.seconds_into(period)
-        return self._clock() + period - into + min(period, 60.0) * (0.05 + 0.9 * phase_of(self._name))

@@ -1,19 +1,17 @@
-"""Rows of a profile generic (class 7, Blue Book 4.3.6): layout, selective access, rows -> readings."""
+"""Rows of a profile with their times, and their readings."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from datetime import datetime, tzinfo
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import tzinfo
 from math import isfinite
 
 from dlms_connector.config.reading import ObjectDefinition
-from dlms_connector.cosem.clock import decode_clock, encode_clock, encode_parts
-from dlms_connector.cosem.services import AttributeRef, Selection
-from dlms_connector.cosem.values import DataType, Delta, TypedValue, Value, array, structure
+from dlms_connector.cosem.clock import decode_clock
+from dlms_connector.cosem.values import Delta, Value
 from dlms_connector.errors import DecodeError
-from dlms_connector.meter.profile_book import (
+from dlms_connector.meter.profile.book import (
     CLOCK_UNREADABLE,
     DIFFERENCE_ALONE,
     TIME_UNKNOWN,
@@ -21,227 +19,9 @@ from dlms_connector.meter.profile_book import (
     UNKNOWN_COLUMN_COUNT,
     UNKNOWN_COLUMNS,
 )
+from dlms_connector.meter.profile.columns import Layout
 from dlms_connector.meter.reading import Plain, Reading, apply_definition
 from dlms_connector.obis import Obis
-
-PROFILE_CLASS = 7
-CLOCK_CLASS = 8
-DATA_CLASS = 1
-DEMAND_CLASS = 5
-CLOCK = AttributeRef(CLOCK_CLASS, Obis(0, 0, 1, 0, 0), 2)
-RANGE, ENTRY = 1, 2
-MAX_COLUMNS = 200
-HOUR_MS = 3_600_000
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """One capture object: where its values come from and under which key they go."""
-
-    ref: AttributeRef
-    data_index: int
-    key: str | None
-    exponent: int = 0
-    unit: str = ""
-
-    @property
-    def is_clock(self) -> bool:
-        return self.ref.class_id == CLOCK_CLASS and self.ref.attribute == 2
-
-    @property
-    def is_unix_clock(self) -> bool:
-        """Seconds since 1970 in a data object: 0-0:1.1.0, or the clock's own name 0-0:1.0.0."""
-        return is_unix_clock(self.ref)
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """Columns and the capture period in seconds (0 where there is none, or the meter does not say)."""
-
-    columns: tuple[Column, ...]
-    capture_period_s: int
-
-    @property
-    def clock_index(self) -> int | None:
-        """Which column is the row's time: the meter's own clock's, another clock object's, seconds since 1970."""
-        clocks = [index for index, column in enumerate(self.columns) if column.ref == CLOCK]
-        clocks += [index for index, column in enumerate(self.columns) if column.is_clock]
-        clocks += [index for index, column in enumerate(self.columns) if column.is_unix_clock]
-        return clocks[0] if clocks else None
-
-
-def is_unix_clock(ref: AttributeRef) -> bool:
-    """Whether an attribute by its name holds seconds since 1970 (Blue Book: UNIX clock, 0-b:1.1.0)."""
-    names = ((1, 1, 0), (1, 0, 0))
-    return (
-        ref.class_id == DATA_CLASS
-        and ref.attribute == 2
-        and (ref.obis.a, ref.obis[2:5]) in [(0, name) for name in names]
-    )
-
-
-def parse_capture_objects(value: Value, keys: Mapping[str, str | None]) -> tuple[Column, ...]:
-    """Columns from attribute 3. `keys` maps OBIS or OBIS#attribute to a key or None; empty takes all.
-
-    A plain OBIS code means the value of its object. Parts of one attribute under one key are told apart by their
-    data index; any other column under a key that is taken has none.
-
-    Raises:
-        DecodeError: not an array of capture object definitions.
-    """
-    if not isinstance(value, list) or len(value) > MAX_COLUMNS:
-        raise DecodeError("capture_objects is no array of a usable size", offset=0)
-    captured: list[tuple[AttributeRef, int]] = []
-    for item in value:
-        if not isinstance(item, tuple) or len(item) < 4:
-            raise DecodeError("a capture object is no structure of four", offset=0)
-        class_id, name, attribute, data_index = item[:4]
-        if not (
-            isinstance(class_id, int)
-            and isinstance(name, bytes)
-            and len(name) == 6
-            and isinstance(attribute, int)
-            and isinstance(data_index, int)
-        ):
-            raise DecodeError("a capture object has parts of wrong types", offset=0)
-        ref = AttributeRef(class_id, Obis.from_bytes(name), attribute)
-        captured.append((ref, data_index))
-    wanted = {_normal(name): key for name, key in keys.items()}
-    refs = {ref for ref, _ in captured}
-    return _under_distinct_keys([Column(ref, part, _key_for(ref, wanted, refs)) for ref, part in captured])
-
-
-def _under_distinct_keys(columns: Sequence[Column]) -> tuple[Column, ...]:
-    often = Counter(column.key for column in columns)
-    taken: set[str] = set()
-    distinct = []
-    for column in columns:
-        key = column.key
-        if key is not None and often[key] > 1 and column.data_index > 0:
-            key = f"{key}[{column.data_index}]"
-        if key in taken:
-            key = None
-        if key is not None:
-            taken.add(key)
-        distinct.append(replace(column, key=key))
-    return tuple(distinct)
-
-
-def column_notes(columns: Sequence[Column], keys: Mapping[str, str | None]) -> list[str]:
-    """What is odd about the columns, a sentence each: one that has no key of its own, or is not captured at all."""
-    wanted = {_normal(name): key for name, key in keys.items()}
-    refs = {column.ref for column in columns}
-    names = {str(ref.obis) for ref in refs} | {_exact(ref) for ref in refs}
-    notes = [f'the profile has no column "{name}"' for name in wanted if name not in names]
-    for column in columns:
-        meant = _key_for(column.ref, wanted, refs)
-        where = f"{_exact(column.ref)}, data index {column.data_index}"
-        if meant is not None and column.key is None:
-            notes.append(f'the column {where} is left out: "{meant}" is the key of another column')
-        elif column.key != meant:
-            notes.append(f'the column {where} is delivered as "{column.key}"')
-    return notes
-
-
-def _exact(ref: AttributeRef) -> str:
-    return f"{ref.obis}#{ref.attribute}"
-
-
-def _normal(name: str) -> str:
-    obis, _, attribute = name.partition("#")
-    return f"{Obis.parse(obis)}#{attribute}" if attribute else str(Obis.parse(obis))
-
-
-def _key_for(
-    ref: AttributeRef, wanted: Mapping[str, str | None], captured: Collection[AttributeRef]
-) -> str | None:
-    exact, plain = _exact(ref), str(ref.obis)
-    if exact in wanted:
-        return wanted[exact]
-    if plain in wanted and _is_value(ref, captured):
-        return wanted[plain]
-    if wanted or is_unix_clock(ref) or (ref.class_id == CLOCK_CLASS and ref.attribute == 2):
-        return None
-    return plain if ref.attribute == 2 else exact
-
-
-def _is_value(ref: AttributeRef, captured: Collection[AttributeRef]) -> bool:
-    """Whether the attribute holds its object's value; a demand register's last average where that alone is captured."""
-    if ref.class_id == DEMAND_CLASS and ref.attribute == 3:
-        return AttributeRef(ref.class_id, ref.obis, 2) not in captured
-    return ref.attribute == 2
-
-
-def range_ends(from_ms: int, to_ms: int, ends: str, zone: tzinfo) -> tuple[int, int]:
-    """The moments that a range request names, epoch milliseconds: whole seconds or hours, outwards.
-
-    Some meters refuse hundredths, and events of one second stay together. An end without deviation in the hour that
-    occurs twice may be understood as either: it moves outwards by that hour.
-    """
-    if ends == "wholeHours":
-        return _floor(from_ms, HOUR_MS, zone), -_floor(-to_ms, HOUR_MS, zone, sign=-1)
-    first, last = from_ms // 1000 * 1000, -(-to_ms // 1000) * 1000
-    if ends == "noDeviation":
-        first -= HOUR_MS if _occurs_twice(first, zone) else 0
-        last += HOUR_MS if _occurs_twice(last, zone) else 0
-    return first, last
-
-
-def _floor(moment_ms: int, unit_ms: int, zone: tzinfo, *, sign: int = 1) -> int:
-    offset = _local(sign * moment_ms, zone).utcoffset()
-    offset_ms = sign * int(offset.total_seconds() * 1000) if offset else 0
-    return (moment_ms + offset_ms) // unit_ms * unit_ms - offset_ms
-
-
-def _local(moment_ms: int, zone: tzinfo) -> datetime:
-    return datetime.fromtimestamp(moment_ms // 1000, zone)
-
-
-def _occurs_twice(moment_ms: int, zone: tzinfo) -> bool:
-    local = _local(moment_ms, zone)
-    return local.replace(fold=0).utcoffset() != local.replace(fold=1).utcoffset()
-
-
-def range_selection(
-    from_ms: int,
-    to_ms: int,
-    zone: tzinfo,
-    *,
-    deviation_reversed: bool,
-    clock: AttributeRef = CLOCK,
-    ends: str = "deviation",
-) -> Selection:
-    """Selective access by range of the clock column, both ends included; `ends` as in `rangeEnds`."""
-    restricting = structure(
-        TypedValue(DataType.UINT16, clock.class_id),
-        TypedValue(DataType.OCTET_STRING, clock.obis.to_bytes()),
-        TypedValue(DataType.INT8, clock.attribute),
-        TypedValue(DataType.UINT16, 0),
-    )
-
-    def end(moment_ms: int) -> TypedValue:
-        if clock.class_id == DATA_CLASS:
-            return TypedValue(DataType.UINT32, min(max(0, moment_ms // 1000), 0xFFFFFFFF))
-        if ends == "noDeviation":
-            return TypedValue(DataType.OCTET_STRING, encode_parts(_local(moment_ms, zone), None, None))
-        encoded = encode_clock(moment_ms, zone, deviation_reversed=deviation_reversed)
-        return TypedValue(DataType.OCTET_STRING, encoded)
-
-    first, last = range_ends(from_ms, to_ms, ends, zone)
-    return Selection(RANGE, structure(restricting, end(first), end(last), array([])))
-
-
-def entry_selection(first: int, last: int) -> Selection:
-    """Selective access by entry, counted from 1; 0 as `last` means the newest."""
-    return Selection(
-        ENTRY,
-        structure(
-            TypedValue(DataType.UINT32, first),
-            TypedValue(DataType.UINT32, last),
-            TypedValue(DataType.UINT16, 1),
-            TypedValue(DataType.UINT16, 0),
-        ),
-    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,9 @@ from dlms_connector.cosem.services import AttributeRef, Selection
 from dlms_connector.cosem.values import Value
 from dlms_connector.errors import DlmsConnectorError, InvalidAnswer, ObjectError, ServiceRefused
 from dlms_connector.meter.facts import REFUSALS, REFUSED_OVER_MS
-from dlms_connector.meter.profile_rows import PROFILE_CLASS, Row, entry_selection
+from dlms_connector.meter.profile.columns import PROFILE_CLASS
+from dlms_connector.meter.profile.rows import Row
+from dlms_connector.meter.profile.selection import entry_selection
 from dlms_connector.meter.session import MeterSession
 from dlms_connector.obis import Obis
 
