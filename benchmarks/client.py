@@ -74,7 +74,7 @@ class Ours(Peer):
 
     def __init__(self, port: int, framing: str, ciphered: bool) -> None:
         from dlms_connector.config.loader import load_document
-        from dlms_connector.link.stream import Interrupt
+        from dlms_connector.io.stream import Interrupt
         from dlms_connector.meter.links import make_channel, make_line
         from dlms_connector.meter.session import MeterSession
         from dlms_connector.state import StateStore
@@ -245,7 +245,7 @@ class BareSocket(Peer):
             raise ValueError("its requests bear numbers")
         from dlms_connector.cosem.acse import encode_aarq, encode_initiate, encode_rlrq
         from dlms_connector.cosem.services import AttributeRef, ListRequest, get_request
-        from dlms_connector.link.wrapper import encode_wrapper
+        from dlms_connector.io.wrapper import encode_wrapper
         from dlms_connector.obis import Obis
 
         refs = [AttributeRef(3, Obis(1, 0, int(c), 7, 0), 2) for c in CODES]

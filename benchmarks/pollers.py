@@ -12,15 +12,15 @@ from typing import Any
 
 from dlms_connector.config.loader import load_document
 from dlms_connector.config.settings import DeviceSettings
-from dlms_connector.link.gate import Gate
-from dlms_connector.link.stream import Interrupt
+from dlms_connector.io.gate import Gate
+from dlms_connector.io.stream import Interrupt
 from dlms_connector.meter.links import Lines, make_channel
 from dlms_connector.meter.profile.reader import ProfileReader
 from dlms_connector.meter.profile.task import ProfileTask
 from dlms_connector.meter.session import MeterSession
-from dlms_connector.poller import DevicePoller
+from dlms_connector.polling.poller import DevicePoller
+from dlms_connector.polling.ports import Surroundings
 from dlms_connector.state import StateStore
-from dlms_connector.surroundings import Surroundings
 
 CODES = (32, 52, 72, 31, 51, 71, 14, 1, 3, 9)  # value group C of 1-0:C.7.0
 TIMESERIES = tuple({"key": f"r{code}", "obis": f"1-0:{code}.7.0"} for code in CODES)

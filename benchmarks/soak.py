@@ -35,19 +35,19 @@ import psutil  # noqa: E402
 from report import ALLOCATOR, arguments, keep, machine, service_environment, show  # noqa: E402
 
 from dlms_connector.config.loader import load_document  # noqa: E402
-from dlms_connector.link.gate import Gate  # noqa: E402
-from dlms_connector.link.stream import Interrupt  # noqa: E402
+from dlms_connector.io.gate import Gate  # noqa: E402
+from dlms_connector.io.stream import Interrupt  # noqa: E402
 from dlms_connector.meter.links import Lines, make_channel  # noqa: E402
 from dlms_connector.meter.profile.reader import ProfileReader  # noqa: E402
 from dlms_connector.meter.profile.task import ProfileTask  # noqa: E402
 from dlms_connector.meter.session import MeterSession  # noqa: E402
-from dlms_connector.poller import DevicePoller  # noqa: E402
+from dlms_connector.polling.poller import DevicePoller  # noqa: E402
+from dlms_connector.polling.ports import Surroundings  # noqa: E402
 from dlms_connector.simulator.faults import Fault, FaultKind  # noqa: E402
 from dlms_connector.simulator.fleet import HDLC, WRAPPER, FleetSettings, LineSettings, SimulatedFleet  # noqa: E402
 from dlms_connector.simulator.meter import MeterSettings  # noqa: E402
 from dlms_connector.simulator.quantities import scaled_value  # noqa: E402
 from dlms_connector.state import StateStore  # noqa: E402
-from dlms_connector.surroundings import Surroundings  # noqa: E402
 
 FAULT_SHARE = 0.05
 PERIOD_MS = 1000

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from dlms_connector.config.settings import DeviceSettings
-from dlms_connector.link import resolver
+from dlms_connector.io import resolver
 from dlms_connector.obis import Obis
 from dlms_connector.simulator.fleet import WRAPPER, FleetSettings, LineSettings, SimulatedFleet
 from dlms_connector.simulator.meter import MeterSettings

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from dlms_connector.config.settings import BackoffSettings, BreakerSettings, WatchdogSettings
 from dlms_connector.errors import LinkTimeout
-from dlms_connector.health import Backoff, Breaker, Health, MeterState, Watchdog
+from dlms_connector.polling.health import Backoff, Breaker, Health, MeterState, Watchdog
 
 
 def backoff_settings(initial: int, maximum: int) -> BackoffSettings:

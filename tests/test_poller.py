@@ -20,13 +20,13 @@ from dlms_connector.cosem.values import DataType, TypedValue
 from dlms_connector.errors import CommandError, DlmsConnectorError, LinkError
 from dlms_connector.meter.session import MeterSession
 from dlms_connector.obis import Obis
-from dlms_connector.poller import UNBALANCED
+from dlms_connector.polling.poller import UNBALANCED
+from dlms_connector.polling.ports import Command
 from dlms_connector.simulator.faults import Fault, FaultKind, Stage
 from dlms_connector.simulator.fleet import HDLC, WRAPPER, FleetSettings, LineSettings, SimulatedFleet
 from dlms_connector.simulator.line import LineConnection
 from dlms_connector.simulator.meter import ClientSettings, LogicalDevice, MeterSettings
 from dlms_connector.simulator.quantities import scaled_value
-from dlms_connector.surroundings import Command
 from tests.support.pollers import RunningPollers, wait_until
 from tests.support.readers import device_settings
 from tests.support.simulated import (

@@ -10,13 +10,13 @@ import pytest
 
 from dlms_connector.config.settings import DeviceSettings
 from dlms_connector.errors import CommandError, DecodeError, Interrupted, LinkClosed, ServiceRefused
-from dlms_connector.link.stream import Interrupt
+from dlms_connector.io.stream import Interrupt
 from dlms_connector.meter.clock_check import ClockTask
 from dlms_connector.meter.session import MeterSession
 from dlms_connector.obis import Obis
-from dlms_connector.poller import DevicePoller
+from dlms_connector.polling.poller import DevicePoller
+from dlms_connector.polling.ports import Command, Errand
 from dlms_connector.simulator.fleet import FleetSettings, SimulatedFleet
-from dlms_connector.surroundings import Command, Errand
 from tests.support.pollers import RunningPollers, wait_until
 from tests.support.readers import device_settings
 
@@ -72,7 +72,7 @@ def test_background_work_that_always_fails_costs_no_live_value(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither the polls nor the other tasks stop for it, and it does not use up the breaker's budget."""
-    monkeypatch.setattr("dlms_connector.poller._CRASH_PAUSE_S", 0.05)
+    monkeypatch.setattr("dlms_connector.polling.poller._CRASH_PAUSE_S", 0.05)
     failing, seen = Failing(FAULTS[name]), list[float]()
     with fleet_of() as fleet:
         device = entry(fleet)
@@ -141,7 +141,7 @@ CRASHES: dict[str, Callable[[], BaseException]] = {
 def test_a_poller_that_dies_is_started_again_and_it_is_told(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dlms_connector.poller._CRASH_PAUSE_S", 0.05)
+    monkeypatch.setattr("dlms_connector.polling.poller._CRASH_PAUSE_S", 0.05)
     with fleet_of() as fleet:
         running = RunningPollers(fleet)
         poller = running.add(entry(fleet))
@@ -167,7 +167,7 @@ def test_a_poller_that_dies_is_started_again_and_it_is_told(
 
 def test_leaving_that_fails_too_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """A serial adapter that was pulled out raises from wherever it is touched, also from the clearing up."""
-    monkeypatch.setattr("dlms_connector.poller._CRASH_PAUSE_S", 0.05)
+    monkeypatch.setattr("dlms_connector.polling.poller._CRASH_PAUSE_S", 0.05)
     with fleet_of() as fleet:
         running = RunningPollers(fleet)
         poller = running.add(entry(fleet))

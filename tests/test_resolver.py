@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from dlms_connector.errors import ConnectFailed, LinkTimeout
-from dlms_connector.link import resolver
-from dlms_connector.link.resolver import resolve
-from dlms_connector.link.stream import Interrupt
+from dlms_connector.io import resolver
+from dlms_connector.io.resolver import resolve
+from dlms_connector.io.stream import Interrupt
 from tests.support.pollers import wait_until
 
 

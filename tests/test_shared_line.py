@@ -13,10 +13,10 @@ from dlms_connector.config.settings import DeviceSettings
 from dlms_connector.cosem.services import AttributeRef
 from dlms_connector.errors import DlmsConnectorError
 from dlms_connector.obis import Obis
+from dlms_connector.polling.ports import Command
 from dlms_connector.simulator.faults import Fault, FaultKind
 from dlms_connector.simulator.fleet import HDLC, FleetSettings, LineSettings, SimulatedFleet
 from dlms_connector.simulator.meter import MeterSettings
-from dlms_connector.surroundings import Command
 from tests.support.pollers import RunningPollers, wait_until
 from tests.support.readers import device_settings
 

@@ -13,9 +13,9 @@ from rich.tree import Tree
 
 from dlms_connector.cli.output import cell, console, print_json, printable
 from dlms_connector.config.secrets import SecretRef
-from dlms_connector.cosem.explain import Keys, Node, explain
 from dlms_connector.cosem.values import BitString, Value
 from dlms_connector.errors import CommandError, SecretError
+from dlms_connector.explain import Keys, Node, explain
 from dlms_connector.meter.reading import to_plain
 
 MAX_INPUT_CHARACTERS: Final = 2_000_000

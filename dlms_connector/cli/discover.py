@@ -19,7 +19,7 @@ from dlms_connector.cli.output import cell, console, print_json, progress, write
 from dlms_connector.cli.probe import advice, finished_entry, run_prober
 from dlms_connector.cosem.classes import class_text
 from dlms_connector.errors import CommandError
-from dlms_connector.meter.discovery import (
+from dlms_connector.survey.discovery import (
     FoundObject,
     device_entry,
     is_asked,
@@ -28,7 +28,7 @@ from dlms_connector.meter.discovery import (
     read_values,
     template,
 )
-from dlms_connector.meter.probe import load_entry
+from dlms_connector.survey.probe import load_entry
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][\w-]*")
 

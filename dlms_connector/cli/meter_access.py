@@ -18,7 +18,7 @@ from dlms_connector.config.loader import Configuration, load_file
 from dlms_connector.config.problems import nearest
 from dlms_connector.config.settings import DeviceSettings
 from dlms_connector.errors import AssociationError, CommandError, LinkClosed, LinkTimeout
-from dlms_connector.link.stream import Interrupt
+from dlms_connector.io.stream import Interrupt
 from dlms_connector.meter.links import make_channel, make_line
 from dlms_connector.meter.session import MeterSession
 from dlms_connector.state import COUNTER_BLOCK, StateStore, state_file

@@ -15,9 +15,9 @@ from rich.table import Table
 from dlms_connector.cli import target as options
 from dlms_connector.cli.output import console, print_json, printable, progress, to_json, write_json
 from dlms_connector.config.catalogue import name_of
-from dlms_connector.meter.attempt import Facts, Verdict
-from dlms_connector.meter.probe import MICROSTAR_PORT, Finding, ProbePlan, Prober, Server
 from dlms_connector.obis import Obis
+from dlms_connector.survey.attempt import Facts, Verdict
+from dlms_connector.survey.probe import MICROSTAR_PORT, Finding, ProbePlan, Prober, Server
 
 _INTERRUPTED: Final = 130
 

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from dlms_connector.cli.output import console, print_json, printable
 from dlms_connector.gateway.status import FORMAT, STATUS_SUFFIX
-from dlms_connector.health import MeterState
+from dlms_connector.polling.health import MeterState
 from dlms_connector.state import state_file
 
 StateOption = Annotated[

@@ -13,7 +13,7 @@ from dlms_connector.config.merge import merge
 from dlms_connector.config.secrets import SecretRef
 from dlms_connector.config.template_library import TemplateLibrary
 from dlms_connector.errors import CommandError
-from dlms_connector.meter.probe import (
+from dlms_connector.survey.probe import (
     CLIENTS,
     HDLC_SERVERS,
     MICROSTAR_CLIENTS,

@@ -14,8 +14,8 @@ from dlms_connector.gateway.uplink import GatewayUplink
 from dlms_connector.meter import operations
 from dlms_connector.meter.reading import Reading
 from dlms_connector.meter.session import MeterSession
-from dlms_connector.poller import DevicePoller
-from dlms_connector.surroundings import Command, Log
+from dlms_connector.polling.poller import DevicePoller
+from dlms_connector.polling.ports import Command, Log
 
 _WRITE_WITHIN_S = 60.0
 

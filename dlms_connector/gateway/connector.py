@@ -25,7 +25,7 @@ from dlms_connector.gateway.metrics import HealthCollector, MetricsEndpoint
 from dlms_connector.gateway.rpc import DeviceRpc
 from dlms_connector.gateway.status import StatusFiles
 from dlms_connector.gateway.uplink import GatewayUplink
-from dlms_connector.poller import DevicePoller
+from dlms_connector.polling.poller import DevicePoller
 from dlms_connector.state import StateStore, state_file
 
 CLOSE_S = 3.8

@@ -11,7 +11,7 @@ from typing import Any
 
 from dlms_connector.config.loader import Configuration
 from dlms_connector.gateway.status import told, totals
-from dlms_connector.poller import DevicePoller
+from dlms_connector.polling.poller import DevicePoller
 
 
 class ConnectorRpc:

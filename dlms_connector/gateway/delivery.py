@@ -21,7 +21,7 @@ from weakref import ReferenceType, ref
 from tb_device_mqtt import TBPublishInfo
 
 from dlms_connector.gateway.proven import fingerprint
-from dlms_connector.surroundings import Log
+from dlms_connector.polling.ports import Log
 
 # SHA-256 of the source of TBPublishInfo.get, as released
 PROVEN = frozenset(

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 from dlms_connector.gateway.proven import fingerprint
-from dlms_connector.surroundings import Log
+from dlms_connector.polling.ports import Log
 
 _SAVE = "_TBGatewayService__save_persistent_devices"
 _LOAD = "_TBGatewayService__load_persistent_devices"

@@ -14,18 +14,18 @@ from dlms_connector.config.settings import ConnectorSettings, DeviceSettings
 from dlms_connector.errors import ConfigurationError
 from dlms_connector.gateway.interpreter import INTERPRETER
 from dlms_connector.gateway.uplink import GatewayUplink
-from dlms_connector.link.gate import Gate
-from dlms_connector.link.stream import Interrupt
+from dlms_connector.io.gate import Gate
+from dlms_connector.io.stream import Interrupt
 from dlms_connector.meter.book import Book
 from dlms_connector.meter.clock_check import ClockTask
 from dlms_connector.meter.links import Lines, make_channel, server_key
 from dlms_connector.meter.profile.reader import ProfileReader
 from dlms_connector.meter.profile.task import ProfileTask
 from dlms_connector.meter.session import MeterSession
-from dlms_connector.poller import DevicePoller
+from dlms_connector.polling.poller import DevicePoller
+from dlms_connector.polling.ports import Log, Surroundings
 from dlms_connector.state import StateStore
 from dlms_connector.state.keeper import Keeper
-from dlms_connector.surroundings import Log, Surroundings
 
 _FACT_DEVICE = "device"
 _POLITE_S = 1.6

@@ -24,9 +24,9 @@ from prometheus_client.registry import Collector
 from dlms_connector.config.problems import Problem
 from dlms_connector.config.settings import PrometheusSettings
 from dlms_connector.gateway.status import Values, totals
-from dlms_connector.health import MeterState
-from dlms_connector.poller import DevicePoller
-from dlms_connector.surroundings import Log
+from dlms_connector.polling.health import MeterState
+from dlms_connector.polling.poller import DevicePoller
+from dlms_connector.polling.ports import Log
 from dlms_connector.version import release
 
 _REQUEST_S: Final = 5.0

@@ -17,8 +17,8 @@ from typing import Any
 from dlms_connector.config.settings import DeviceSettings
 from dlms_connector.errors import CommandError, DlmsConnectorError, LinkTimeout
 from dlms_connector.gateway.rpc_methods import Call, device_call
-from dlms_connector.poller import DevicePoller
-from dlms_connector.surroundings import Command, Log
+from dlms_connector.polling.poller import DevicePoller
+from dlms_connector.polling.ports import Command, Log
 
 ANSWER_WITHIN_S = 8.0
 

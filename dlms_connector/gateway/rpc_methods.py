@@ -16,13 +16,13 @@ from dlms_connector.config.reading import ProfileSettings
 from dlms_connector.cosem.services import AttributeRef
 from dlms_connector.errors import CommandError
 from dlms_connector.meter import operations
-from dlms_connector.meter.discovery import discover_summary
 from dlms_connector.meter.profile.access import Window
 from dlms_connector.meter.profile.book import RowBook
 from dlms_connector.meter.profile.reader import ProfileReader
 from dlms_connector.meter.session import MeterSession
 from dlms_connector.obis import Obis
-from dlms_connector.poller import DevicePoller
+from dlms_connector.polling.poller import DevicePoller
+from dlms_connector.survey.discovery import discover_summary
 
 MAX_ROWS = 500
 _NAMED_DEPTH = 4

@@ -18,8 +18,8 @@ from typing import Any, Final
 
 from dlms_connector.config.problems import Problem
 from dlms_connector.config.settings import StatusSettings
-from dlms_connector.poller import DevicePoller
-from dlms_connector.surroundings import Log
+from dlms_connector.polling.poller import DevicePoller
+from dlms_connector.polling.ports import Log
 from dlms_connector.version import release
 
 FORMAT: Final = 1

@@ -11,9 +11,9 @@ from thingsboard_gateway.gateway.statistics.statistics_service import Statistics
 
 from dlms_connector.config.settings import DeviceSettings
 from dlms_connector.gateway.converter import UplinkConverter
-from dlms_connector.health import Health
 from dlms_connector.meter.reading import Reading
-from dlms_connector.surroundings import Log
+from dlms_connector.polling.health import Health
+from dlms_connector.polling.ports import Log
 
 
 class GatewayUplink:

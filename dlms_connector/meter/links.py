@@ -7,15 +7,15 @@ from functools import partial
 
 from dlms_connector.config.settings import DeviceSettings
 from dlms_connector.config.transport import SerialTransport, TcpTransport
-from dlms_connector.link.addresses import HdlcAddress
-from dlms_connector.link.channel import Channel, HdlcChannel, WrapperChannel
-from dlms_connector.link.hdlc import HdlcSettings
-from dlms_connector.link.line import Line, LineRegistry, LineSettings, Opener
-from dlms_connector.link.mode_e import ModeE, open_mode_e
-from dlms_connector.link.parameters import LinkParameters
-from dlms_connector.link.serial import SerialPort, open_serial
-from dlms_connector.link.stream import ByteStream, Interrupt
-from dlms_connector.link.tcp import TcpEndpoint, open_tcp
+from dlms_connector.framing.addresses import HdlcAddress
+from dlms_connector.framing.parameters import LinkParameters
+from dlms_connector.io.channel import Channel, HdlcChannel, WrapperChannel
+from dlms_connector.io.hdlc import HdlcSettings
+from dlms_connector.io.line import Line, LineRegistry, LineSettings, Opener
+from dlms_connector.io.mode_e import ModeE, open_mode_e
+from dlms_connector.io.serial import SerialPort, open_serial
+from dlms_connector.io.stream import ByteStream, Interrupt
+from dlms_connector.io.tcp import TcpEndpoint, open_tcp
 
 AnyTransport = TcpTransport | SerialTransport
 

@@ -32,8 +32,8 @@ from dlms_connector.errors import (
     SecurityError,
     ServiceRefused,
 )
-from dlms_connector.link.channel import Channel
-from dlms_connector.link.line import Priority
+from dlms_connector.io.channel import Channel
+from dlms_connector.io.line import Priority
 from dlms_connector.meter.batch_result import BatchResult, all_delivered, why_no_value
 from dlms_connector.meter.counters import InvocationCounters
 from dlms_connector.meter.facts import MeterFacts, Scaler, ScalerUnknown, Standing

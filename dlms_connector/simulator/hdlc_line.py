@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dlms_connector.link import control as ctl
-from dlms_connector.link.frames import BadFrame, Frame, FrameReader, encode_frame
-from dlms_connector.link.parameters import LinkParameters
+from dlms_connector.framing import control as ctl
+from dlms_connector.framing.frames import BadFrame, Frame, FrameReader, encode_frame
+from dlms_connector.framing.parameters import LinkParameters
 from dlms_connector.simulator.association_server import ServerAssociation
 from dlms_connector.simulator.faults import FaultKind, Stage
 from dlms_connector.simulator.hdlc_server import HdlcConnection

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import deque
 
-from dlms_connector.link import control as ctl
-from dlms_connector.link.frames import Frame, FrameEncoder
-from dlms_connector.link.parameters import LinkParameters
+from dlms_connector.framing import control as ctl
+from dlms_connector.framing.frames import Frame, FrameEncoder
+from dlms_connector.framing.parameters import LinkParameters
 
 _LLC_COMMAND, _LLC_RESPONSE = b"\xe6\xe6\x00", b"\xe6\xe7\x00"
 _MAX_APDU_BYTES = 65_535 + 3

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from dlms_connector.link.addresses import HdlcAddress
+from dlms_connector.framing.addresses import HdlcAddress
 from dlms_connector.simulator.faults import Fault, FaultKind
 from dlms_connector.simulator.meter import LogicalDevice
 from dlms_connector.simulator.reset import reset

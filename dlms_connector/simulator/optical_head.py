@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from dlms_connector.link import control as ctl
-from dlms_connector.link.frames import Frame
+from dlms_connector.framing import control as ctl
+from dlms_connector.framing.frames import Frame
 from dlms_connector.simulator.hdlc_line import HdlcLineConnection, Session
 from dlms_connector.simulator.line import SimulatedLine
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from dlms_connector.link import resolver
+from dlms_connector.io import resolver
 from dlms_connector.simulator.fleet import HDLC, WRAPPER, SimulatedFleet
 from tests.chaos.test_chaos import KEYS, TIMEOUT_MS, chaos_fleet, entry
 from tests.support.chaos_proxy import ON_CONNECT, BlackHole, Chaos, ChaosProxy

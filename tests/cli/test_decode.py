@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dlms_connector.cli.decode import bytes_in_log, describe, parse_hex
-from dlms_connector.cosem.explain import Keys, explain
 from dlms_connector.cosem.security import Protector
 from dlms_connector.errors import CommandError
-from dlms_connector.link.frames import encode_frame
-from dlms_connector.link.wrapper import encode_wrapper
+from dlms_connector.explain import Keys, explain
+from dlms_connector.framing.frames import encode_frame
+from dlms_connector.io.wrapper import encode_wrapper
 from tests.support.command_line import run
 from tests.support.simulated import aarq, get_normal
 

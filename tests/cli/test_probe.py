@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from dlms_connector.config.loader import load_document
-from dlms_connector.link import control as ctl
-from dlms_connector.link.frames import FrameReader, encode_frame
+from dlms_connector.framing import control as ctl
+from dlms_connector.framing.frames import FrameReader, encode_frame
 from dlms_connector.simulator.meter import PUBLIC_CLIENT, ClientSettings, Quirks
 from tests.support.command_line import QUICK, peer, run, swallow
 from tests.support.simulated import SERIAL, clients, one_meter, secured_client

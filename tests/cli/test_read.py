@@ -10,7 +10,7 @@ import pytest
 from dlms_connector.config.loader import load_file
 from dlms_connector.cosem.services import AttributeRef
 from dlms_connector.cosem.values import DataType, TypedValue
-from dlms_connector.link.stream import Interrupt
+from dlms_connector.io.stream import Interrupt
 from dlms_connector.meter.links import make_channel, make_line
 from dlms_connector.meter.session import MeterSession
 from dlms_connector.obis import Obis

@@ -16,7 +16,7 @@ from dlms_connector.cli.status import ALL_ONLINE, NO_STATUS, SOME_ARE_NOT, place
 from dlms_connector.cli.watch import watch
 from dlms_connector.gateway.connector import DLMSConnector
 from dlms_connector.gateway.status import totals
-from dlms_connector.health import Health, MeterState
+from dlms_connector.polling.health import Health, MeterState
 from dlms_connector.simulator.fleet import FleetSettings, SimulatedFleet
 from tests.gateway.test_lifecycle import Gateway, configuration
 from tests.support.command_line import run

@@ -14,7 +14,7 @@ import pytest
 from dlms_connector.config.catalogue import CATALOGUE
 from dlms_connector.config.loader import load_file
 from dlms_connector.config.settings import DeviceSettings, HealthKey, HealthSettings
-from dlms_connector.health import Breaker, Health, MeterState
+from dlms_connector.polling.health import Breaker, Health, MeterState
 
 CONFIG = Path(__file__).parent.parent.parent / "config"
 DASHBOARD = json.loads((CONFIG / "thingsboard/dashboard.json").read_text(encoding="utf-8"))

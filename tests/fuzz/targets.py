@@ -27,10 +27,10 @@ from dlms_connector.cosem.security import (
 from dlms_connector.cosem.services import AttributeRef, ListRequest
 from dlms_connector.cosem.values import DataType, TypedValue, decode
 from dlms_connector.errors import DecodeError, DlmsConnectorError, LinkTimeout
-from dlms_connector.link.addresses import HdlcAddress
-from dlms_connector.link.frames import FrameReader
-from dlms_connector.link.parameters import LinkParameters
-from dlms_connector.link.wrapper import WrapperReader
+from dlms_connector.framing.addresses import HdlcAddress
+from dlms_connector.framing.frames import FrameReader
+from dlms_connector.framing.parameters import LinkParameters
+from dlms_connector.io.wrapper import WrapperReader
 from dlms_connector.meter.profile.columns import Layout, parse_capture_objects
 from dlms_connector.meter.profile.rows import row_readings, timed_rows
 from dlms_connector.meter.reading import to_plain

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from dlms_connector.poller import UNBALANCED
+from dlms_connector.polling.poller import UNBALANCED
 from dlms_connector.simulator.fleet import FleetSettings, SimulatedFleet
 from dlms_connector.simulator.gateway_process import Connector, GatewayProcess
 from dlms_connector.simulator.thingsboard import ThingsBoardStandIn

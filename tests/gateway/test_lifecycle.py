@@ -178,7 +178,7 @@ def test_no_configuration_makes_it_raise(gateway: Gateway, config: dict[str, Any
 def test_a_fault_of_the_gateway_does_not_end_a_poller(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dlms_connector.poller._CRASH_PAUSE_S", 0.2)
+    monkeypatch.setattr("dlms_connector.polling.poller._CRASH_PAUSE_S", 0.2)
     with SimulatedFleet(FleetSettings.uniform(1)) as fleet:
         connector = DLMSConnector(gateway, configuration(fleet), "custom")
         gateway.fail = True

@@ -20,8 +20,8 @@ from dlms_connector.config.settings import HealthKey, PrometheusSettings
 from dlms_connector.gateway import metrics
 from dlms_connector.gateway.connector import DLMSConnector
 from dlms_connector.gateway.metrics import HealthCollector, MetricsEndpoint
-from dlms_connector.health import Health, MeterState
 from dlms_connector.meter.book import Book
+from dlms_connector.polling.health import Health, MeterState
 from dlms_connector.simulator.fleet import FleetSettings, SimulatedFleet
 from tests.gateway.test_lifecycle import Gateway, configuration
 from tests.support.pollers import RecordingLog, wait_until

@@ -11,7 +11,7 @@ from dlms_connector.errors import Layer
 from dlms_connector.gateway import rpc_methods
 from dlms_connector.gateway.connector_rpc import ConnectorRpc
 from dlms_connector.gateway.metrics import HealthCollector
-from dlms_connector.health import Health, MeterState
+from dlms_connector.polling.health import Health, MeterState
 from tests.gateway.test_metrics import Poller
 
 PAGE = (Path(__file__).parent.parent.parent / "docs/operations.md").read_text(encoding="utf-8")

@@ -10,14 +10,14 @@ from contextlib import contextmanager
 import pytest
 
 from dlms_connector.errors import ConnectFailed, FrameError, Interrupted, LinkClosed, LinkTimeout
-from dlms_connector.link.addresses import HdlcAddress
-from dlms_connector.link.channel import Channel, HdlcChannel, WrapperChannel
-from dlms_connector.link.control import DISC, SNRM, UA, information
-from dlms_connector.link.hdlc import HdlcSettings
-from dlms_connector.link.line import Line, LineSettings, Priority
-from dlms_connector.link.stream import ByteStream, Interrupt
-from dlms_connector.link.tcp import TcpEndpoint, open_tcp
-from dlms_connector.link.wrapper import WrapperReader, encode_wrapper
+from dlms_connector.framing.addresses import HdlcAddress
+from dlms_connector.framing.control import DISC, SNRM, UA, information
+from dlms_connector.io.channel import Channel, HdlcChannel, WrapperChannel
+from dlms_connector.io.hdlc import HdlcSettings
+from dlms_connector.io.line import Line, LineSettings, Priority
+from dlms_connector.io.stream import ByteStream, Interrupt
+from dlms_connector.io.tcp import TcpEndpoint, open_tcp
+from dlms_connector.io.wrapper import WrapperReader, encode_wrapper
 from tests.support.link_peer import HdlcPeer, SocketPipe, soon, tcp_peer, wait_until
 
 CLIENT = 16

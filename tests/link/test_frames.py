@@ -11,9 +11,9 @@ from gurux_dlms.enums import Authentication, InterfaceType
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dlms_connector.link.addresses import HdlcAddress, encode_client
-from dlms_connector.link.control import SNRM, UA, information
-from dlms_connector.link.frames import (
+from dlms_connector.framing.addresses import HdlcAddress, encode_client
+from dlms_connector.framing.control import SNRM, UA, information
+from dlms_connector.framing.frames import (
     FRAME_LENGTH_MAX_BYTES,
     BadFrame,
     Frame,
@@ -23,7 +23,7 @@ from dlms_connector.link.frames import (
     encode_frame,
     fcs16,
 )
-from dlms_connector.link.parameters import LinkParameters
+from dlms_connector.framing.parameters import LinkParameters
 
 METER = HdlcAddress(1, 17, 2).encode()
 CLIENT = encode_client(16)

@@ -8,8 +8,8 @@ from contextlib import suppress
 import pytest
 
 from dlms_connector.errors import Interrupted
-from dlms_connector.link.gate import Gate
-from dlms_connector.link.stream import Interrupt
+from dlms_connector.io.gate import Gate
+from dlms_connector.io.stream import Interrupt
 from tests.support.link_peer import wait_until
 
 

@@ -6,10 +6,10 @@ import random
 
 import pytest
 
-from dlms_connector.link.control import DISC, DM, SNRM, UA
-from dlms_connector.link.control import receive_ready as rr
-from dlms_connector.link.hdlc import HdlcSettings
-from dlms_connector.link.parameters import LinkParameters
+from dlms_connector.framing.control import DISC, DM, SNRM, UA
+from dlms_connector.framing.control import receive_ready as rr
+from dlms_connector.framing.parameters import LinkParameters
+from dlms_connector.io.hdlc import HdlcSettings
 from tests.support.hdlc_meter import (
     COMMAND,
     RESPONSE,

@@ -8,13 +8,13 @@ import time
 import pytest
 
 from dlms_connector.errors import FrameError, LinkClosed, LinkRejected, LinkTimeout
-from dlms_connector.link.addresses import HdlcAddress
-from dlms_connector.link.control import DISC, DM, FRMR, SNRM, UA, UI, reject
-from dlms_connector.link.control import receive_not_ready as rnr
-from dlms_connector.link.control import receive_ready as rr
-from dlms_connector.link.frames import encode_frame
-from dlms_connector.link.hdlc import HdlcClient, HdlcSettings
-from dlms_connector.link.parameters import LinkParameters
+from dlms_connector.framing.addresses import HdlcAddress
+from dlms_connector.framing.control import DISC, DM, FRMR, SNRM, UA, UI, reject
+from dlms_connector.framing.control import receive_not_ready as rnr
+from dlms_connector.framing.control import receive_ready as rr
+from dlms_connector.framing.frames import encode_frame
+from dlms_connector.framing.parameters import LinkParameters
+from dlms_connector.io.hdlc import HdlcClient, HdlcSettings
 from tests.support.hdlc_meter import (
     ADDRESS,
     CLIENT,

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dlms_connector.link import control
-from dlms_connector.link.addresses import HdlcAddress, decode_client, encode_client
-from dlms_connector.link.control import Kind
-from dlms_connector.link.parameters import LinkParameters
+from dlms_connector.framing import control
+from dlms_connector.framing.addresses import HdlcAddress, decode_client, encode_client
+from dlms_connector.framing.control import Kind
+from dlms_connector.framing.parameters import LinkParameters
 
 parameters = st.builds(
     LinkParameters, st.integers(1, 2030), st.integers(1, 2030), st.integers(1, 7), st.integers(1, 7)

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dlms_connector.errors import LinkError
-from dlms_connector.link.addresses import HdlcAddress
-from dlms_connector.link.frames import encode_frame
-from dlms_connector.link.hdlc import HdlcClient, HdlcSettings
-from dlms_connector.link.wrapper import WrapperClient
+from dlms_connector.framing.addresses import HdlcAddress
+from dlms_connector.framing.frames import encode_frame
+from dlms_connector.io.hdlc import HdlcClient, HdlcSettings
+from dlms_connector.io.wrapper import WrapperClient
 from tests.support.link_peer import ChunkStream, soon
 
 SERVER = HdlcAddress(0, 1, 1)

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from dlms_connector.errors import Interrupted
-from dlms_connector.link.stream import Interrupt
+from dlms_connector.io.stream import Interrupt
 
 
 def test_a_pause_without_a_brake_lasts_as_long_as_it_should() -> None:

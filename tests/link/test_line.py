@@ -8,8 +8,8 @@ import time
 import pytest
 
 from dlms_connector.errors import ConnectFailed, Interrupted, Layer, LinkTimeout
-from dlms_connector.link.line import Line, LineRegistry, LineSettings, Priority
-from dlms_connector.link.stream import ByteStream, Interrupt
+from dlms_connector.io.line import Line, LineRegistry, LineSettings, Priority
+from dlms_connector.io.stream import ByteStream, Interrupt
 from tests.support.link_peer import soon, wait_until
 
 

@@ -10,12 +10,12 @@ import time
 import pytest
 
 from dlms_connector.errors import ConnectFailed, FrameError, Interrupted, Layer, LinkRejected, LinkTimeout
-from dlms_connector.link.addresses import HdlcAddress
-from dlms_connector.link.control import SNRM, UA, information
-from dlms_connector.link.hdlc import HdlcClient
-from dlms_connector.link.mode_e import ModeE, open_mode_e
-from dlms_connector.link.serial import SerialPort, SerialStream, open_serial
-from dlms_connector.link.stream import Interrupt
+from dlms_connector.framing.addresses import HdlcAddress
+from dlms_connector.framing.control import SNRM, UA, information
+from dlms_connector.io.hdlc import HdlcClient
+from dlms_connector.io.mode_e import ModeE, open_mode_e
+from dlms_connector.io.serial import SerialPort, SerialStream, open_serial
+from dlms_connector.io.stream import Interrupt
 from tests.support.link_peer import HdlcPeer, PtyPipe, pty_peer, soon, wait_until
 
 ADDRESS = HdlcAddress(0, 1, 1)

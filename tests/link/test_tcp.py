@@ -12,9 +12,9 @@ from contextlib import ExitStack, contextmanager
 import pytest
 
 from dlms_connector.errors import ConnectFailed, Interrupted, Layer, LinkClosed, LinkTimeout
-from dlms_connector.link import resolver
-from dlms_connector.link.stream import ByteStream, Interrupt
-from dlms_connector.link.tcp import TcpEndpoint, open_tcp
+from dlms_connector.io import resolver
+from dlms_connector.io.stream import ByteStream, Interrupt
+from dlms_connector.io.tcp import TcpEndpoint, open_tcp
 from tests.support.link_peer import PATIENCE_S, SocketPipe, soon, tcp_peer, wait_until
 
 

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dlms_connector.errors import FrameError, LinkClosed, LinkTimeout
-from dlms_connector.link.stream import Interrupt
-from dlms_connector.link.tcp import open_tcp
-from dlms_connector.link.wrapper import WrapperClient, WrapperReader, encode_wrapper
+from dlms_connector.io.stream import Interrupt
+from dlms_connector.io.tcp import open_tcp
+from dlms_connector.io.wrapper import WrapperClient, WrapperReader, encode_wrapper
 from tests.support.link_peer import ChunkStream, SocketPipe, soon, tcp_peer, wait_until
 
 CLIENT, SERVER = 16, 1

@@ -9,7 +9,9 @@ from dlms_connector.config.loader import load_document
 from dlms_connector.cosem.services import AttributeRef
 from dlms_connector.cosem.values import DataType, TypedValue, array, encode, structure
 from dlms_connector.errors import DecodeError, ObjectError
-from dlms_connector.meter.discovery import (
+from dlms_connector.obis import Obis
+from dlms_connector.simulator.faults import Fault, FaultKind, Stage
+from dlms_connector.survey.discovery import (
     FoundObject,
     device_entry,
     discover_summary,
@@ -18,9 +20,7 @@ from dlms_connector.meter.discovery import (
     read_values,
     template,
 )
-from dlms_connector.meter.probe import load_entry
-from dlms_connector.obis import Obis
-from dlms_connector.simulator.faults import Fault, FaultKind, Stage
+from dlms_connector.survey.probe import load_entry
 from tests.meter.test_facts import Bench, scaler
 from tests.support.fact_meter import FactMeter
 from tests.support.simulated import SERIAL, one_meter

@@ -5,8 +5,8 @@ import pytest
 from dlms_connector.config.loader import load_document
 from dlms_connector.config.secrets import SecretRef
 from dlms_connector.errors import Layer
-from dlms_connector.meter.attempt import Facts, Outcome, Verdict
-from dlms_connector.meter.probe import (
+from dlms_connector.survey.attempt import Facts, Outcome, Verdict
+from dlms_connector.survey.probe import (
     HDLC_SERVERS,
     MICROSTAR_CLIENTS,
     ProbePlan,

@@ -18,7 +18,7 @@ from dlms_connector.errors import (
     ObjectError,
     SecurityError,
 )
-from dlms_connector.link.channel import Channel
+from dlms_connector.io.channel import Channel
 from dlms_connector.meter.session import MeterSession
 from dlms_connector.obis import Obis
 from dlms_connector.simulator.faults import Fault, FaultKind, Stage

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import pytest
 
 from dlms_connector.config.loader import load_file
-from dlms_connector.link.stream import Interrupt
+from dlms_connector.io.stream import Interrupt
 from dlms_connector.meter.links import make_channel, make_line
 from dlms_connector.meter.session import MeterSession
 from dlms_connector.migration.bridge_db import read_bridge

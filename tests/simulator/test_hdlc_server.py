@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from dlms_connector.link import control as ctl
-from dlms_connector.link.frames import Frame, FrameReader
-from dlms_connector.link.parameters import LinkParameters
+from dlms_connector.framing import control as ctl
+from dlms_connector.framing.frames import Frame, FrameReader
+from dlms_connector.framing.parameters import LinkParameters
 from dlms_connector.simulator.hdlc_server import HdlcConnection
 
 CLIENT, SERVER = b"\x21", b"\x03"

@@ -10,8 +10,8 @@ import tty
 
 import pytest
 
-from dlms_connector.link import control as ctl
-from dlms_connector.link.frames import BadFrame, Frame, FrameReader, encode_frame
+from dlms_connector.framing import control as ctl
+from dlms_connector.framing.frames import BadFrame, Frame, FrameReader, encode_frame
 from dlms_connector.simulator.faults import Fault, FaultKind, Stage
 from dlms_connector.simulator.fleet import FleetSettings, SimulatedFleet
 from dlms_connector.simulator.meter import MeterSettings, Quirks

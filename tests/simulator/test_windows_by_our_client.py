@@ -6,11 +6,11 @@ import time
 
 import pytest
 
-from dlms_connector.link.addresses import HdlcAddress
-from dlms_connector.link.hdlc import HdlcClient, HdlcSettings
-from dlms_connector.link.parameters import LinkParameters
-from dlms_connector.link.stream import Interrupt
-from dlms_connector.link.tcp import TcpEndpoint, open_tcp
+from dlms_connector.framing.addresses import HdlcAddress
+from dlms_connector.framing.parameters import LinkParameters
+from dlms_connector.io.hdlc import HdlcClient, HdlcSettings
+from dlms_connector.io.stream import Interrupt
+from dlms_connector.io.tcp import TcpEndpoint, open_tcp
 from tests.support.simulated import SERIAL, aarq, get_normal, one_meter
 
 

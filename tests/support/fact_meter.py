@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from dlms_connector.cosem.services import AttributeRef
 from dlms_connector.errors import LinkClosed, LinkTimeout
-from dlms_connector.link.line import Priority
+from dlms_connector.io.line import Priority
 from dlms_connector.obis import Obis
 
 AARE = bytes.fromhex("6129a109060760857405080101a203020100a305a103020100be10040e0800065f1f0400001e1d04c80007")

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from dlms_connector.link.addresses import HdlcAddress
-from dlms_connector.link.control import SNRM, UA, information
-from dlms_connector.link.hdlc import HdlcClient, HdlcSettings
-from dlms_connector.link.parameters import LinkParameters
-from dlms_connector.link.stream import ByteStream, Interrupt
-from dlms_connector.link.tcp import open_tcp
+from dlms_connector.framing.addresses import HdlcAddress
+from dlms_connector.framing.control import SNRM, UA, information
+from dlms_connector.framing.parameters import LinkParameters
+from dlms_connector.io.hdlc import HdlcClient, HdlcSettings
+from dlms_connector.io.stream import ByteStream, Interrupt
+from dlms_connector.io.tcp import open_tcp
 from tests.support.link_peer import HdlcPeer, SocketPipe, soon, tcp_peer
 
 ADDRESS = HdlcAddress(1, 17, 2)

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from dlms_connector.errors import Layer, LinkClosed
-from dlms_connector.link.frames import BadFrame, Frame, FrameReader, encode_frame
-from dlms_connector.link.tcp import TcpEndpoint
+from dlms_connector.framing.frames import BadFrame, Frame, FrameReader, encode_frame
+from dlms_connector.io.tcp import TcpEndpoint
 
 PATIENCE_S = 10.0
 

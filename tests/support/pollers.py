@@ -14,17 +14,17 @@ from typing import Any
 import psutil
 
 from dlms_connector.config.settings import DeviceSettings
-from dlms_connector.health import Health
-from dlms_connector.link.gate import Gate
-from dlms_connector.link.line import Line
+from dlms_connector.io.gate import Gate
+from dlms_connector.io.line import Line
 from dlms_connector.meter.profile.reader import ProfileReader
 from dlms_connector.meter.profile.task import ProfileTask
 from dlms_connector.meter.reading import Reading
 from dlms_connector.meter.session import MeterSession
-from dlms_connector.poller import DevicePoller
+from dlms_connector.polling.health import Health
+from dlms_connector.polling.poller import DevicePoller
+from dlms_connector.polling.ports import BackgroundTask, Surroundings
 from dlms_connector.simulator.fleet import SimulatedFleet
 from dlms_connector.simulator.quantities import QUANTITIES, scaled_value
-from dlms_connector.surroundings import BackgroundTask, Surroundings
 from tests.support.readers import Bench
 
 _PATIENCE_S = 30.0

@@ -10,8 +10,8 @@ from typing import Any
 
 from dlms_connector.config.loader import load_document
 from dlms_connector.config.settings import DeviceSettings
-from dlms_connector.link.line import Line
-from dlms_connector.link.stream import Interrupt
+from dlms_connector.io.line import Line
+from dlms_connector.io.stream import Interrupt
 from dlms_connector.meter.links import Lines, make_channel
 from dlms_connector.meter.reading import Reading
 from dlms_connector.meter.session import MeterSession

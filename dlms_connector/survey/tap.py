@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable
 
 from dlms_connector.errors import LinkTimeout
-from dlms_connector.link.line import Line
-from dlms_connector.link.stream import ByteStream, Interrupt, WrappedStream
+from dlms_connector.io.line import Line
+from dlms_connector.io.stream import ByteStream, Interrupt, WrappedStream
 
 KEPT_BYTES = 64
 _TEXT_SHARE = 0.8

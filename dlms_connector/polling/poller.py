@@ -15,17 +15,17 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from dlms_connector.config.settings import DeviceSettings
-from dlms_connector.contact import LEAVE_S, Contact
 from dlms_connector.errors import CommandError, DlmsConnectorError, Interrupted, LinkError, LinkTimeout
-from dlms_connector.health import MeterState
-from dlms_connector.link.line import Line, Priority
-from dlms_connector.link.stream import Interrupt
+from dlms_connector.io.line import Line, Priority
+from dlms_connector.io.stream import Interrupt
 from dlms_connector.meter.batch_result import BatchResult
 from dlms_connector.meter.book import Book
 from dlms_connector.meter.reading import Reading
 from dlms_connector.meter.schedule import Schedule, phase_of
 from dlms_connector.meter.session import MeterSession
-from dlms_connector.surroundings import BackgroundTask, Command, Errand, Surroundings
+from dlms_connector.polling.contact import LEAVE_S, Contact
+from dlms_connector.polling.health import MeterState
+from dlms_connector.polling.ports import BackgroundTask, Command, Errand, Surroundings
 
 STACK_BYTES = 256 * 1024
 _CRASH_PAUSE_S = 5.0

@@ -9,12 +9,12 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol, TypeVar
 
 from dlms_connector.errors import DlmsConnectorError, Interrupted, LinkClosed, LinkTimeout
-from dlms_connector.link.addresses import HdlcAddress
-from dlms_connector.link.hdlc import HdlcClient, HdlcCounters, HdlcSettings
-from dlms_connector.link.line import Line, Priority
-from dlms_connector.link.parameters import LinkParameters
-from dlms_connector.link.stream import ByteStream, Interrupt
-from dlms_connector.link.wrapper import APDU_MAX_BYTES, WrapperClient
+from dlms_connector.framing.addresses import HdlcAddress
+from dlms_connector.framing.parameters import LinkParameters
+from dlms_connector.io.hdlc import HdlcClient, HdlcCounters, HdlcSettings
+from dlms_connector.io.line import Line, Priority
+from dlms_connector.io.stream import ByteStream, Interrupt
+from dlms_connector.io.wrapper import APDU_MAX_BYTES, WrapperClient
 
 _Result = TypeVar("_Result")
 

@@ -10,7 +10,6 @@ from enum import Enum
 from dlms_connector.config.settings import DeviceSettings
 from dlms_connector.cosem import acse, services
 from dlms_connector.cosem.association import ApduChannel, Association
-from dlms_connector.cosem.explain.acse import conformance_names
 from dlms_connector.cosem.services import AttributeRef
 from dlms_connector.errors import (
     AssociationError,
@@ -26,13 +25,14 @@ from dlms_connector.errors import (
     ObjectError,
     ServiceRefused,
 )
-from dlms_connector.link.channel import Channel, HdlcChannel
-from dlms_connector.link.stream import Interrupt
+from dlms_connector.explain.acse import conformance_names
+from dlms_connector.io.channel import Channel, HdlcChannel
+from dlms_connector.io.stream import Interrupt
 from dlms_connector.meter.links import make_channel, make_line
 from dlms_connector.meter.parameters import association_parameters
 from dlms_connector.meter.reading import Plain, to_plain
-from dlms_connector.meter.tap import Tap, TappedLine
 from dlms_connector.obis import Obis
+from dlms_connector.survey.tap import Tap, TappedLine
 
 CONTEXT_NOT_SUPPORTED = 2
 MECHANISM_NOT_RECOGNISED, MECHANISM_REQUIRED, AUTHENTICATION_FAILURE, AUTHENTICATION_REQUIRED = 11, 12, 13, 14

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 
 from dlms_connector.errors import FrameError, Layer
-from dlms_connector.link.stream import ByteStream
+from dlms_connector.io.stream import ByteStream
 
 VERSION = 1
 PORT_MAX = 0xFFFF

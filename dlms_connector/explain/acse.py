@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from dlms_cosem.enumerations import AcseServiceProviderDiagnostics, AcseServiceUserDiagnostics
-from dlms_cosem.protocol.xdlms import Conformance
-
 from dlms_connector.cosem.acse import AARE, AARQ, RLRE, RLRQ
-from dlms_connector.cosem.explain.tree import Cursor, Node, hex_text
+from dlms_connector.cosem.enumerations import (
+    AcseServiceProviderDiagnostics,
+    AcseServiceUserDiagnostics,
+    Conformance,
+)
 from dlms_connector.errors import DecodeError
+from dlms_connector.explain.tree import Cursor, Node, hex_text
 
 NAMES = {
     AARQ: "AARQ: association request",

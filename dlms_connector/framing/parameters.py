@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from dlms_connector.link.frames import INFORMATION_MAX_BYTES
+from dlms_connector.framing.frames import INFORMATION_MAX_BYTES
 
 DEFAULT_INFORMATION_BYTES = 128
 DEFAULT_WINDOW_FRAMES = 1

@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass, field
 
 from dlms_connector.errors import ConnectFailed, Layer, LinkTimeout
-from dlms_connector.link.stream import Interrupt
+from dlms_connector.io.stream import Interrupt
 
 SocketAddress = tuple[str, int] | tuple[str, int, int, int]
 

@@ -11,8 +11,8 @@ import time
 from dataclasses import dataclass, replace
 
 from dlms_connector.errors import FrameError, Layer, LinkRejected, LinkTimeout
-from dlms_connector.link.serial import SerialPort, SerialStream, open_serial
-from dlms_connector.link.stream import ByteStream, Interrupt
+from dlms_connector.io.serial import SerialPort, SerialStream, open_serial
+from dlms_connector.io.stream import ByteStream, Interrupt
 
 SIGN_ON_BAUD_RATE = 300
 BAUD_RATES = {"0": 300, "1": 600, "2": 1200, "3": 2400, "4": 4800, "5": 9600, "6": 19200}

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from dlms_cosem.enumerations import ActionResultStatus, DataAccessResult
-
 from dlms_connector.config.catalogue import name_of
 from dlms_connector.cosem.classes import class_text
-from dlms_connector.cosem.explain.tree import Cursor, Describe, Node, add_value, hex_text
+from dlms_connector.cosem.enumerations import ActionResultStatus, DataAccessResult
 from dlms_connector.errors import DecodeError
+from dlms_connector.explain.tree import Cursor, Describe, Node, add_value, hex_text
 from dlms_connector.obis import Obis
 
 

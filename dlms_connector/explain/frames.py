@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 
-from dlms_connector.cosem.explain.apdu import ApduExplainer
-from dlms_connector.cosem.explain.tree import Cursor, Node, hex_text
 from dlms_connector.errors import DecodeError
-from dlms_connector.link import control as ctl
-from dlms_connector.link.addresses import HdlcAddress
-from dlms_connector.link.frames import FLAG, FRAME_LENGTH_MAX_BYTES, fcs16
-from dlms_connector.link.hdlc import LLC_COMMAND, LLC_RESPONSE
-from dlms_connector.link.parameters import LinkParameters
-from dlms_connector.link.wrapper import HEADER_BYTES, VERSION
+from dlms_connector.explain.apdu import ApduExplainer
+from dlms_connector.explain.tree import Cursor, Node, hex_text
+from dlms_connector.framing import control as ctl
+from dlms_connector.framing.addresses import HdlcAddress
+from dlms_connector.framing.frames import FLAG, FRAME_LENGTH_MAX_BYTES, fcs16
+from dlms_connector.framing.parameters import LinkParameters
+from dlms_connector.io.hdlc import LLC_COMMAND, LLC_RESPONSE
+from dlms_connector.io.wrapper import HEADER_BYTES, VERSION
 
 _SEGMENTED = 0x0800
 _CHECK_BYTES = 2

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from dlms_connector.link.stream import Interrupt
+from dlms_connector.io.stream import Interrupt
 
 
 @dataclass(slots=True, eq=False)

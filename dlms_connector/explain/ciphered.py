@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from dlms_connector.cosem.explain.tree import Cursor, Node, hex_text
 from dlms_connector.cosem.security import (
     AUTHENTICATED,
     BROADCAST_KEY,
@@ -17,6 +16,7 @@ from dlms_connector.cosem.security import (
     Protector,
 )
 from dlms_connector.errors import SecurityError
+from dlms_connector.explain.tree import Cursor, Node, hex_text
 
 TITLE_BYTES = 8
 

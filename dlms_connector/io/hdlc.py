@@ -14,12 +14,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from dlms_connector.errors import FrameError, Layer, LinkRejected, LinkTimeout
-from dlms_connector.link import control
-from dlms_connector.link.addresses import HdlcAddress, encode_client
-from dlms_connector.link.control import MODULO, Kind
-from dlms_connector.link.frames import BadFrame, Frame, FrameDecoder, FrameEncoder, FrameReader
-from dlms_connector.link.parameters import LinkParameters
-from dlms_connector.link.stream import ByteStream
+from dlms_connector.framing import control
+from dlms_connector.framing.addresses import HdlcAddress, encode_client
+from dlms_connector.framing.control import MODULO, Kind
+from dlms_connector.framing.frames import BadFrame, Frame, FrameDecoder, FrameEncoder, FrameReader
+from dlms_connector.framing.parameters import LinkParameters
+from dlms_connector.io.stream import ByteStream
 
 LLC_COMMAND = b"\xe6\xe6\x00"
 LLC_RESPONSE = b"\xe6\xe7\x00"

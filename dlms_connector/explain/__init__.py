@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dlms_connector.cosem.explain.apdu import KNOWN_TAGS, ApduExplainer
-from dlms_connector.cosem.explain.ciphered import Keys
-from dlms_connector.cosem.explain.frames import FrameExplainer
-from dlms_connector.cosem.explain.tree import Cursor, Describe, Node, add_value
 from dlms_connector.cosem.values import decode_all
 from dlms_connector.errors import DecodeError
-from dlms_connector.link.frames import FLAG
-from dlms_connector.link.hdlc import LLC_COMMAND, LLC_RESPONSE
-from dlms_connector.link.wrapper import HEADER_BYTES
+from dlms_connector.explain.apdu import KNOWN_TAGS, ApduExplainer
+from dlms_connector.explain.ciphered import Keys
+from dlms_connector.explain.frames import FrameExplainer
+from dlms_connector.explain.tree import Cursor, Describe, Node, add_value
+from dlms_connector.framing.frames import FLAG
+from dlms_connector.io.hdlc import LLC_COMMAND, LLC_RESPONSE
+from dlms_connector.io.wrapper import HEADER_BYTES
 
 __all__ = ["Keys", "Node", "explain"]
 

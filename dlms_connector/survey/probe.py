@@ -15,8 +15,8 @@ from dlms_connector.config.loader import load_document
 from dlms_connector.config.secrets import SecretRef
 from dlms_connector.config.settings import DeviceSettings
 from dlms_connector.errors import ConfigurationError, Layer
-from dlms_connector.link.addresses import HdlcAddress
-from dlms_connector.meter.attempt import Attempt, Outcome, Verdict
+from dlms_connector.framing.addresses import HdlcAddress
+from dlms_connector.survey.attempt import Attempt, Outcome, Verdict
 
 PUBLIC_CLIENT: Final = 16
 CLIENTS: Final = (16, 1, 2, 17, 32, 48, 100, 102, 3, 18, 64)

@@ -10,10 +10,10 @@ from typing import Any, Protocol
 
 from dlms_connector.config.settings import DeviceSettings
 from dlms_connector.errors import DlmsConnectorError, LinkError
-from dlms_connector.health import Health
-from dlms_connector.link.gate import Gate
+from dlms_connector.io.gate import Gate
 from dlms_connector.meter.reading import Reading
 from dlms_connector.meter.session import MeterSession
+from dlms_connector.polling.health import Health
 
 
 class Log(Protocol):

@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from dlms_connector.cosem.exceptions import SERVICE_ERRORS, STATE_ERRORS
-from dlms_connector.cosem.explain import acse, services
-from dlms_connector.cosem.explain.ciphered import Keys, add_ciphered
-from dlms_connector.cosem.explain.tree import Cursor, Describe, Node, add_value, hex_text
 from dlms_connector.cosem.security import (
     CIPHERED_TAGS,
     DEDICATED_TAGS,
@@ -16,6 +13,9 @@ from dlms_connector.cosem.security import (
     PLAIN_TAG_OF,
 )
 from dlms_connector.errors import DecodeError
+from dlms_connector.explain import acse, services
+from dlms_connector.explain.ciphered import Keys, add_ciphered
+from dlms_connector.explain.tree import Cursor, Describe, Node, add_value, hex_text
 
 _PLAIN_NAMES = {
     0x01: "InitiateRequest", 0x08: "InitiateResponse", 0x0E: "confirmedServiceError",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from dlms_connector.errors import LinkTimeout
-from dlms_connector.link.stream import ByteStream, Interrupt, WrappedStream
+from dlms_connector.io.stream import ByteStream, Interrupt, WrappedStream
 
 
 class PacedStream(WrappedStream):

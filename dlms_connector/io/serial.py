@@ -14,7 +14,7 @@ from typing import Literal
 import serial
 
 from dlms_connector.errors import ConnectFailed, FrameError, Interrupted, Layer, LinkClosed, LinkTimeout
-from dlms_connector.link.stream import Interrupt
+from dlms_connector.io.stream import Interrupt
 
 _CHUNK_BYTES = 4096
 _DISCARD_LIMIT_BYTES = 1024 * 1024

@@ -11,12 +11,12 @@ from contextlib import AbstractContextManager, nullcontext
 
 from dlms_connector.config.settings import DeviceSettings
 from dlms_connector.errors import DlmsConnectorError, Layer, LinkError, LinkTimeout
-from dlms_connector.health import Backoff, Breaker, Health, MeterState, Watchdog
-from dlms_connector.link.line import Line, Priority
-from dlms_connector.link.stream import Interrupt
+from dlms_connector.io.line import Line, Priority
+from dlms_connector.io.stream import Interrupt
 from dlms_connector.meter.reading import Reading
 from dlms_connector.meter.session import MeterSession
-from dlms_connector.surroundings import Surroundings
+from dlms_connector.polling.health import Backoff, Breaker, Health, MeterState, Watchdog
+from dlms_connector.polling.ports import Surroundings
 
 LEAVE_S = 1.5
 _TURN_PATIENCE_S = 600.0

@@ -15,8 +15,8 @@ import time
 from dataclasses import dataclass
 
 from dlms_connector.errors import ConnectFailed, Interrupted, Layer, LinkClosed, LinkError, LinkTimeout
-from dlms_connector.link.resolver import Resolved, resolve
-from dlms_connector.link.stream import ByteStream, Interrupt
+from dlms_connector.io.resolver import Resolved, resolve
+from dlms_connector.io.stream import ByteStream, Interrupt
 
 _CHUNK_BYTES = 16 * 1024
 _ANSWER_BYTES = 512 - sys.getsizeof(b"")

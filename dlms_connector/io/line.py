@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from dlms_connector.errors import Interrupted, LinkTimeout
-from dlms_connector.link.paced import PacedStream
-from dlms_connector.link.stream import ByteStream, Interrupt
+from dlms_connector.io.paced import PacedStream
+from dlms_connector.io.stream import ByteStream, Interrupt
 
 Opener = Callable[[float, Interrupt], ByteStream]
 """Opens the stream within a deadline: `open_tcp`, `open_serial` or `open_mode_e` with its settings bound."""

@@ -1,0 +1,1 @@
+"""The life of a meter: its poller, how it is reached, how it is."""

@@ -1,0 +1,1 @@
+"""Finding out what a meter is: probe, attempts, discovery."""
