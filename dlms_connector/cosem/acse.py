@@ -243,6 +243,15 @@ class InitiateAnswer:
     max_pdu_size: int
 
 
+UNTOLD_PDU_BYTES = 128
+_CONFORMANCE_TAGS = (b"\x5f\x1f\x04", b"\x5f\x04")
+
+
+def untold_context() -> InitiateAnswer:
+    """What is assumed of a meter that accepts and tells no xDLMS context: what was proposed, in small requests."""
+    return InitiateAnswer(conformance=PROPOSED_CONFORMANCE, max_pdu_size=UNTOLD_PDU_BYTES)
+
+
 @lru_cache(maxsize=256)  # the meters of a fleet negotiate the same
 def decode_initiate_response(apdu: bytes) -> InitiateAnswer:
     """Read an InitiateResponse (plain).
@@ -264,10 +273,14 @@ def decode_initiate_response(apdu: bytes) -> InitiateAnswer:
     if apdu[offset : offset + 1] != b"\x06":
         raise DecodeError("the meter speaks another DLMS version than 6", offset=offset)
     conformance_at = offset + 1
-    block = apdu[conformance_at : conformance_at + 9]
-    if len(block) < 9 or block[:3] != b"\x5f\x1f\x04":
+    # [APPLICATION 31]: two octets of tag, one where a meter follows the encoding of the first edition.
+    head = next((tag for tag in _CONFORMANCE_TAGS if apdu.startswith(tag, conformance_at)), None)
+    if head is None:
         raise DecodeError("conformance block is missing", offset=conformance_at)
+    block = apdu[conformance_at + len(head) :][:6]
+    if len(block) < 6:
+        raise DecodeError("conformance block is cut off", offset=conformance_at)
     return InitiateAnswer(
-        conformance=Conformance.from_bytes(block[3:7]),
-        max_pdu_size=int.from_bytes(block[7:9], "big"),
+        conformance=Conformance.from_bytes(block[:4]),
+        max_pdu_size=int.from_bytes(block[4:6], "big"),
     )

@@ -89,6 +89,8 @@ class Association:
         self.stale_answers = 0
         self.requests = 0
         self.responses = 0
+        self.assumption = ""
+        """What had to be assumed because the meter did not tell it; empty mostly."""
         self.responses_at_open = 0
         """Answers that opening took (HLS): only what came after them shows that the meter serves."""
         self._channel = channel
@@ -188,12 +190,7 @@ class Association:
         response.raise_if_refused()
         if self._cipher is not None and response.server_title is not None:
             self._adopt_title(response.server_title)
-        if response.user_information is None:
-            raise AssociationError("the meter accepted the association but told no xDLMS context")
-        plain = response.user_information
-        if self._cipher is not None:
-            plain = self._cipher.unprotect(plain)
-        negotiated = acse.decode_initiate_response(plain)
+        negotiated = self._negotiated(response)
         self.conformance = negotiated.conformance
         self.max_request_bytes = negotiated.max_pdu_size
         if hls:
@@ -203,6 +200,21 @@ class Association:
                 # Our own answer would then be the proof that it owes us.
                 raise SecurityError("the meter sent our own challenge back: it may know no secret")
             self._prove(response.challenge, challenge)
+
+    def _negotiated(self, response: acse.AssociationResponse) -> acse.InitiateAnswer:
+        """The xDLMS context; where a plain AARE tells none, a careful one is assumed and `assumption` says so."""
+        plain = response.user_information
+        if self._cipher is not None:
+            if plain is None:
+                raise AssociationError("the meter accepted the association but told no xDLMS context")
+            return acse.decode_initiate_response(self._cipher.unprotect(plain))
+        if plain is not None:
+            return acse.decode_initiate_response(plain)
+        self.assumption = (
+            "the meter accepted the association and told no xDLMS context: all that was proposed is taken for "
+            f"granted, and requests have at most {acse.UNTOLD_PDU_BYTES} bytes"
+        )
+        return acse.untold_context()
 
     def _adopt_title(self, title: bytes) -> None:
         cipher = self._cipher

@@ -80,3 +80,19 @@ def receive_not_ready(receive: int, *, poll: bool = True) -> int:
 def reject(receive: int, *, poll: bool = True) -> int:
     """Control byte of REJ: send again from `receive` on."""
     return receive << 5 | (POLL_FINAL if poll else 0) | Kind.REJ
+
+
+_REJECT_REASONS = (
+    "control field invalid or not implemented (W)",
+    "information where the frame may bear none (X)",
+    "information too long (Y)",
+    "invalid N(R) (Z)",
+)
+
+
+def frame_reject_reason(information: bytes) -> str:
+    """What the information of a FRMR says (ISO/IEC 13239): the bits W, X, Y, Z of its third octet, in words."""
+    if len(information) < 3:
+        return "no reason told" if not information else f"its information is {information.hex().upper()}"
+    reasons = [text for bit, text in enumerate(_REJECT_REASONS) if information[2] >> bit & 1]
+    return f"{', '.join(reasons) or 'no reason told'}; rejected control field {information[0]:02X}"

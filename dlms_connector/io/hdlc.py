@@ -77,6 +77,7 @@ class HdlcClient:
         self.settings = settings or HdlcSettings()
         self.negotiated = LinkParameters()
         self._client = encode_client(client_address)
+        self._address = server
         self._server = server.encode()
         self._encoder = FrameEncoder(self._server, self._client)
         self._decoder = FrameDecoder(self._client, self._server)
@@ -290,7 +291,7 @@ class HdlcClient:
         """RR, RNR and REJ, and the end of the connection."""
         kind = control.kind(frame.control)
         if kind in (Kind.DM, Kind.FRMR):
-            raise _rejected(kind)
+            raise _rejected(frame)
         before = len(self._outgoing)
         if kind not in (Kind.RR, Kind.RNR, Kind.REJ) or not self._acknowledge(frame.control):
             self._odd().unexpected_frames += 1
@@ -337,7 +338,7 @@ class HdlcClient:
                 if kind in wanted:
                     return frame
                 if kind in (Kind.DM, Kind.FRMR):
-                    raise _rejected(kind)
+                    raise _rejected(frame)
                 self._odd().unexpected_frames += 1
             self._reader.clear()
             self._use_a_try()
@@ -355,7 +356,7 @@ class HdlcClient:
             elif isinstance(outcome, BadFrame):
                 self._odd().bad_frames += 1
                 self._settle()
-            elif outcome.source != self._server or outcome.destination != self._client:
+            elif outcome.destination != self._client or not self._is_our_meter(outcome.source):
                 self._odd().foreign_frames += 1
             elif outcome.control & ~control.POLL_FINAL == Kind.UI:
                 self._odd().unsolicited_frames += 1
@@ -363,6 +364,21 @@ class HdlcClient:
                     self._on_unsolicited(_strip_llc(outcome.information))
             else:
                 return outcome
+
+    def _is_our_meter(self, source: bytes) -> bool:
+        """Whether a frame comes from the meter that is asked: some write its address in another number of bytes."""
+        if source == self._server:
+            return True
+        try:
+            heard = HdlcAddress.decode(source)
+        except ValueError:
+            return False
+        parts = (self._address.logical, self._address.physical)
+        if 1 in (len(source), self._address.size) or (heard.logical, heard.physical) != parts:
+            return False
+        self._server = source
+        self._decoder = FrameDecoder(self._client, source)
+        return True
 
     def _hear(self, data: bytes) -> None:
         """Bytes have come, and more may: repeating now would collide with them."""
@@ -377,9 +393,16 @@ def _strip_llc(information: bytes) -> bytes:
     return information[3:] if information[:3] in (LLC_RESPONSE, LLC_COMMAND) else information
 
 
-def _rejected(kind: Kind) -> LinkRejected:
-    if kind is Kind.FRMR:
-        return LinkRejected("the meter rejected a frame (FRMR)", hint="look at window and information length")
+def _rejected(frame: Frame) -> LinkRejected:
+    if control.kind(frame.control) is Kind.FRMR:
+        reason = control.frame_reject_reason(frame.information)
+        is_length = len(frame.information) > 2 and frame.information[2] & 0x04
+        hint = (
+            "look at window and information length"
+            if is_length
+            else "it does not take this command in this state"
+        )
+        return LinkRejected(f"the meter rejected a frame (FRMR): {reason}", hint=hint)
     return LinkRejected(
         "the meter is in disconnected mode (DM)", hint="another client may be connected, or the address wrong"
     )

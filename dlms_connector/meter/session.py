@@ -84,6 +84,7 @@ class MeterSession:
         self._requests_before = 0
         self._responses_before = 0
         self._silence_checked = False
+        self._assumption_told = False
         self._recognised_until_s = -math.inf
         self._nameless = 0
         self._invoke_id = 0
@@ -261,6 +262,9 @@ class MeterSession:
         except DlmsConnectorError:
             self._hang_up()
             raise
+        if association.assumption and not self._assumption_told:
+            self._assumption_told = True
+            self._on_event(association.assumption)
         self._association = association
 
     def _hang_up(self) -> None:
