@@ -230,14 +230,11 @@ class ReadPlan:
                 for entry in device.attributes
             ]
         )
+        self.identifying = tuple(register.ref for register in self.registers if register.identifies)
+        """Where the meter says which one it is, among what is read."""
         self._max_request_bytes = 0
         self._max_list = MAX_LIST
         self._batches: dict[tuple[int, ...], tuple[Batch, ...]] = {}
-
-    @property
-    def identifying(self) -> tuple[AttributeRef, ...]:
-        """Where the meter says which one it is, among what is read."""
-        return tuple(register.ref for register in self.registers if register.identifies)
 
     @property
     def periods_s(self) -> set[float]:
