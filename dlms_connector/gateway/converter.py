@@ -1,7 +1,7 @@
 """Readings -> the gateway's ConvertedData: keys, timestamps, and only values that ThingsBoard can take.
 
 One value that the server cannot store stops the gateway's whole queue for ever, so nothing leaves here that
-is not a str, bool, 64-bit int or finite float of bounded size.
+is not a str, bool, 64-bit int or finite float of bounded size. Which numbers leave as text: `numbers`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
 from functools import lru_cache
-from math import isfinite
 
 import simplejson
 from thingsboard_gateway.gateway.entities.converted_data import ConvertedData
@@ -20,12 +19,11 @@ from thingsboard_gateway.gateway.entities.telemetry_entry import TelemetryEntry
 
 from dlms_connector.config.reading import ReportStrategy
 from dlms_connector.config.settings import DeviceSettings
+from dlms_connector.gateway import numbers
 from dlms_connector.meter.reading import Plain, Reading
 
 TelemetryValue = str | bool | int | float
 MAX_TEXT_BYTES = 4096
-_LARGEST_FLOAT = 1.7976931348623157e308
-_INT64 = range(-(2**63), 2**63)
 # What ThingsBoard takes for a number when it comes as text (its type cast): digits, at most one point.
 _CAST_TO_NUMBER = re.compile(r"-?\d+(\.\d+)?|-?\.\d+|-?\d+\.")
 _KEEP_TEXT_SUFFIX = " "
@@ -98,27 +96,12 @@ def to_telemetry(value: Plain) -> TelemetryValue | None:
     """
     if value is None or isinstance(value, bool):
         return value
-    if isinstance(value, int) and value in _INT64:
-        return value
-    if isinstance(value, float) and 1.0 <= abs(value) <= _LARGEST_FLOAT:
-        return value
     if isinstance(value, (int, float, Decimal)):
-        return _number(Decimal(value))
+        return numbers.stored(value)
     if isinstance(value, str):
         text = value.encode("utf-8", "replace").decode()
         return text + _KEEP_TEXT_SUFFIX if _CAST_TO_NUMBER.fullmatch(text) else text
     return simplejson.dumps(value, use_decimal=True, ignore_nan=True)
-
-
-def _number(value: Decimal) -> float | None:
-    """The float that prints the same digits; None where there is none. A series keeps its type: 230.00 is 230.0."""
-    if not value.is_finite():
-        return None
-    number = float(value)
-    if not isfinite(number):
-        return None
-    # ThingsBoard keeps a number with more than 16 decimals as text.
-    return round(number, 15) if abs(number) < 1 else number
 
 
 # The meters of a fleet have the same keys: each is made once for all of them.

@@ -16,6 +16,7 @@ from typing import Any
 
 from dlms_connector.config.settings import DeviceSettings
 from dlms_connector.errors import CommandError, DlmsConnectorError, LinkTimeout
+from dlms_connector.gateway import numbers
 from dlms_connector.gateway.rpc_methods import Call, device_call
 from dlms_connector.polling.poller import DevicePoller
 from dlms_connector.polling.ports import Command, Log
@@ -87,9 +88,9 @@ def error_reply(error: DlmsConnectorError) -> dict[str, Any]:
 
 
 def json_safe(value: Any) -> Any:
-    """Decimals as numbers, bytes as hexadecimal; the gateway's JSON writer knows neither."""
-    if isinstance(value, Decimal):
-        return int(value) if value == value.to_integral_value() and abs(value) < 2**53 else float(value)
+    """Numbers exactly (`numbers.answered`), bytes as hexadecimal; the gateway's JSON writer knows neither."""
+    if isinstance(value, (int, float, Decimal)) and not isinstance(value, bool):
+        return numbers.answered(value)
     if isinstance(value, bytes):
         return value.hex().upper()
     if isinstance(value, dict):

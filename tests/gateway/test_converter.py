@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from orjson import dumps
+from orjson import dumps, loads
 from thingsboard_gateway.gateway.constants import ReportStrategy
 
 from dlms_connector.config.loader import load_document
 from dlms_connector.gateway.converter import MAX_TEXT_BYTES, UplinkConverter, to_telemetry
+from dlms_connector.gateway.rpc import json_safe
 from dlms_connector.meter.reading import Reading
 from dlms_connector.simulator.thingsboard_record import cast_value, parse
 
@@ -58,9 +59,49 @@ def test_what_is_no_value_is_not_sent(value: Any) -> None:
     assert to_telemetry(value) is None
 
 
-def test_integers_beyond_64_bits_become_floats() -> None:
-    assert to_telemetry(2**63 - 1) == 2**63 - 1
-    assert to_telemetry(2**64 - 1) == float(2**64 - 1)
+NUMBERS = [
+    (2**63 - 1, 2**63 - 1),
+    (-(2**63), -(2**63)),
+    (2**63, "9223372036854775808"),
+    (2**64 - 1, "18446744073709551615"),
+    (-(2**63) - 1, "-9223372036854775809"),
+    (Decimal(2**64 - 1).scaleb(1), "184467440737095516150"),
+    (Decimal(2**63 * 10 + 5).scaleb(-1), "9223372036854775808.5 "),
+    (1e20, "100000000000000000000"),
+    (Decimal(5).scaleb(-16), 5e-16),
+    (Decimal(5).scaleb(-20), "0.00000000000000000005 "),
+    (Decimal(-5).scaleb(-20), "-0.00000000000000000005 "),
+    (Decimal(12345678).scaleb(-17), "0.00000000012345678 "),
+    (Decimal(123456789).scaleb(-17), 1.2345679e-09),
+    (0.1 + 0.2, 0.3),
+    (9.99999993922529e-09, 9.9999999e-09),  # 1e-8 in single precision
+    (5e-324, f"{Decimal('5e-324'):f} "),
+    (Decimal("0E-20"), 0.0),
+]
+
+
+@pytest.mark.parametrize(("value", "sent"), NUMBERS)
+def test_a_number_arrives_as_it_is_or_as_text_of_all_its_digits(value: Any, sent: Any) -> None:
+    assert to_telemetry(value) == sent
+    assert cast_value(parse(dumps(to_telemetry(value)))) == sent
+
+
+@given(st.integers(-(2**70), 2**70), st.integers(-25, 25))
+def test_no_scaler_makes_a_number_of_another_size(raw: int, exponent: int) -> None:
+    value = Decimal(raw).scaleb(exponent)
+    stored = cast_value(parse(dumps(to_telemetry(value))))
+    if isinstance(stored, str):
+        assert Decimal(stored.rstrip()) == value
+    else:
+        assert abs(Decimal(repr(stored)) - value) <= abs(value) * Decimal("1e-7")
+
+
+@given(st.integers(-(2**70), 2**70), st.integers(-25, 25))
+def test_an_answer_tells_all_digits(raw: int, exponent: int) -> None:
+    value = Decimal(raw).scaleb(exponent)
+    told = json_safe({"value": [value]})["value"][0]
+    assert Decimal(told if isinstance(told, str) else repr(told)) == value
+    assert loads(dumps(told)) == told
 
 
 def converter(dropped: list[str], **more: Any) -> UplinkConverter:
